@@ -1,0 +1,42 @@
+"""Celery for the network, and the whole beat schedule on one screen.
+
+One `beat` process runs per network; workers may be many, since every task claims its work in the database.
+"""
+
+import os
+
+from celery import Celery
+from celery.signals import setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "machpay_site.settings")
+
+app = Celery("machpay")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def _keep_django_logging(**_kwargs: object) -> None:
+    """Django's settings already configured logging; Celery must not replace it."""
+
+
+def _schedule() -> dict[str, dict[str, object]]:
+    from django.conf import settings
+
+    def every(seconds: float, task: str) -> dict[str, object]:
+        # A run that waited longer than its period is dropped: the next one does its work.
+        return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
+
+    return {
+        "settle-channels": every(settings.SETTLE_INTERVAL_S, "settlement.settle"),
+        "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
+        "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
+        "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
+        "publish-stats": every(1.0, "console.publish_stats"),
+        "ensure-partitions": every(3600.0, "core.ensure_partitions"),
+    }
+
+
+@app.on_after_configure.connect
+def _install_schedule(sender: Celery, **_kwargs: object) -> None:
+    sender.conf.beat_schedule = _schedule()

@@ -1,0 +1,152 @@
+"""Every setting of the network's Django side, read from the environment in this one place.
+
+Names shared with gateways and the SDK are in `.env.example`. A missing or malformed value stops the process with the
+variable's name; insecure defaults exist only under MACHPAY_PROFILE=demo.
+"""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from apps.core.logging import logging_config
+from machpay_site import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- Profile and security ---------------------------------------------------------------------------------------------
+MACHPAY_PROFILE = env.profile()
+DEMO = MACHPAY_PROFILE == "demo"
+DEBUG = False
+SECRET_KEY = env.text("DJANGO_SECRET_KEY", demo="demo-only-key-never-used-in-production-" + "0" * 24)
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"] if DEMO else [])
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = not DEMO
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.boolean("BEHIND_TLS_PROXY", default=not DEMO) else None
+SECURE_HSTS_SECONDS = 0 if DEMO else 31_536_000
+X_FRAME_OPTIONS = "DENY"
+SECURE_REDIRECT_EXEMPT = [r"^health$", r"^metrics$"]
+
+# --- Applications -----------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "channels",
+    "rest_framework",
+    "drf_spectacular",
+    "apps.core",
+    "apps.ledger",
+    "apps.accounts",
+    "apps.telemetry",
+    "apps.payments",
+    "apps.agents",
+    "apps.vendors",
+    "apps.settlement",
+    "apps.console",
+]
+AUTH_USER_MODEL = "accounts.User"
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "apps.core.middleware.RequestIdMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "machpay_site.urls"
+ASGI_APPLICATION = "machpay_site.asgi.application"
+WSGI_APPLICATION = "machpay_site.wsgi.application"
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+UNFOLD = {"SITE_TITLE": "MachPay operators", "SITE_HEADER": "MachPay", "SHOW_HISTORY": True}
+
+# --- Storage ----------------------------------------------------------------------------------------------------------
+DATABASE_URL = env.text("DATABASE_URL")
+_database = urlsplit(DATABASE_URL)
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(_database.path.lstrip("/")),
+        "USER": unquote(_database.username or ""),
+        "PASSWORD": unquote(_database.password or ""),
+        "HOST": _database.hostname or "",
+        "PORT": str(_database.port or ""),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {"application_name": "machpay"},
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+REDIS_URL = env.text("REDIS_URL")
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
+}
+
+# --- Chain ------------------------------------------------------------------------------------------------------------
+SOLANA_RPC_URL = env.text("SOLANA_RPC_URL", "SOLANA_RPC", default="")
+MACHPAY_PROGRAM_ID = env.text("MACHPAY_PROGRAM_ID", default="")
+USDC_MINT = env.text("USDC_MINT", default="")
+ADMIN_KEYPAIR = env.text("ADMIN_KEYPAIR", default="")
+RELAYER_KEYPAIR = env.text("RELAYER_KEYPAIR", default="")
+
+# --- Recon ------------------------------------------------------------------------------------------------------------
+SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
+SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
+CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
+OPTIMISTIC_AGENT_CAP_ATOMIC = env.integer("OPTIMISTIC_AGENT_CAP_ATOMIC", default=100_000_000)
+
+# --- Celery -----------------------------------------------------------------------------------------------------------
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_TIME_LIMIT = 120
+CELERY_TASK_SOFT_TIME_LIMIT = 90
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE_FILENAME = env.text("CELERY_BEAT_SCHEDULE_FILENAME", default=str(BASE_DIR / "var" / "celerybeat-schedule"))
+
+# --- Web --------------------------------------------------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = env.text("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
+WHITENOISE_USE_FINDERS = DEMO
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "apps.core.problems.exception_handler",
+}
+SPECTACULAR_SETTINGS = {"TITLE": "MachPay API", "VERSION": "1.0.0", "SERVE_INCLUDE_SCHEMA": False}
+
+# --- Logging ----------------------------------------------------------------------------------------------------------
+LOG_LEVEL = env.text("LOG_LEVEL", default="INFO")
+LOGGING = logging_config(LOG_LEVEL)
+LOGGING_CONFIG = "logging.config.dictConfig"
+
+ENABLE_SIMULATION = env.boolean("ENABLE_SIMULATION", default=False)

@@ -1,0 +1,60 @@
+"""What can be wrong with bytes that arrive.
+
+    ProtocolError
+    ├── MalformedError     cannot be parsed: HTTP 400
+    ├── SignatureError     parsed, but not signed by whom it says: HTTP 401
+    └── PaymentRefused     a well-formed payment that is not accepted: HTTP 402 and a stable code
+"""
+
+from enum import StrEnum
+
+from machpay.errors import MachPayError
+
+
+class RefusalCode(StrEnum):
+    """Why a payment was not accepted. The values are part of the protocol and never change meaning."""
+
+    PAYMENT_REQUIRED = "payment_required"
+    INVALID_SIGNATURE = "invalid_signature"
+    INTENT_EXPIRED = "intent_expired"
+    NONCE_REPLAYED = "nonce_replayed"
+    INSUFFICIENT_BOND = "insufficient_bond"
+    AMOUNT_TOO_LOW = "amount_too_low"
+    CUMULATIVE_TOO_LOW = "cumulative_too_low"
+    WRONG_GATEWAY = "wrong_gateway"
+    REQUEST_MISMATCH = "request_mismatch"
+    AGENT_SLASHED = "agent_slashed"
+    AGENT_SUSPENDED = "agent_suspended"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    PAYMENT_PENDING = "payment_pending"
+
+
+class ProtocolError(MachPayError):
+    """Bytes from a peer that cannot be used. `code` is stable, `detail` is for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class MalformedError(ProtocolError):
+    """The bytes do not parse: a wrong length, alphabet, type or a missing field."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("malformed", detail)
+
+
+class SignatureError(ProtocolError):
+    """The bytes parse, but the signature, its time window or its signer is wrong."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(RefusalCode.INVALID_SIGNATURE, detail)
+
+
+class PaymentRefused(ProtocolError):
+    """A well-formed payment that breaks a rule. `code` is one of `RefusalCode`."""
+
+    def __init__(self, code: RefusalCode, detail: str) -> None:
+        super().__init__(code, detail)
+        self.refusal = code

@@ -1,0 +1,100 @@
+"""The payment intent: what an agent signs per paid request, and the voucher inside it that the chain checks.
+
+    context   = sha256("machpay:context:v1" || nonce 16 || amount u64 LE || deadline i64 LE || request_hash 32)[:16]
+    message   = "MP" 0x01 0x49 || channel 32 || cumulative u64 LE || context 16                    = 60 bytes
+    digest    = sha256("machpay:intent:v1" || message || nonce || amount || deadline || request_hash)
+
+The channel's address is derived from program, genesis, mint, agent and gateway, so the 60 bytes bind all of them.
+Amounts are atomic units of the token, deadlines unix seconds.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from solders.pubkey import Pubkey
+
+from machpay.protocol.encoding import I64_MAX, U64_MAX
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.keys import SigningKey, verify
+
+MESSAGE_PREFIX: Final = b"MP\x01I"
+MESSAGE_LENGTH: Final = 60
+CONTEXT_LENGTH: Final = 16
+_CONTEXT_TAG: Final = b"machpay:context:v1"
+_DIGEST_TAG: Final = b"machpay:intent:v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Voucher:
+    """The part of an intent that the chain needs: everything the agent has authorised on one channel so far."""
+
+    channel: Pubkey
+    cumulative: int
+    context: bytes
+    signature: bytes
+
+    @property
+    def message(self) -> bytes:
+        return voucher_message(self.channel, self.cumulative, self.context)
+
+    def is_signed_by(self, agent: Pubkey) -> bool:
+        return verify(agent, self.message, self.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentIntent:
+    """An unsigned payment: at most `amount` for one request, raising the channel's total to `cumulative`."""
+
+    channel: Pubkey
+    cumulative: int
+    nonce: UUID
+    amount: int
+    deadline: int
+    request_hash: bytes
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.cumulative <= U64_MAX and 0 <= self.amount <= U64_MAX):
+            raise MalformedError("amount and cumulative must be unsigned 64-bit integers")
+        if not 0 <= self.deadline <= I64_MAX:
+            raise MalformedError("deadline must be a positive unix time")
+        if len(self.request_hash) != 32:
+            raise MalformedError("request_hash must have 32 bytes")
+
+    def _terms(self) -> bytes:
+        return self.nonce.bytes + struct.pack("<Qq", self.amount, self.deadline) + self.request_hash
+
+    @property
+    def context(self) -> bytes:
+        return hashlib.sha256(_CONTEXT_TAG + self._terms()).digest()[:CONTEXT_LENGTH]
+
+    @property
+    def message(self) -> bytes:
+        """The 60 bytes that are signed."""
+        return voucher_message(self.channel, self.cumulative, self.context)
+
+    @property
+    def digest(self) -> bytes:
+        """The payment's id, 32 bytes."""
+        terms = self._terms()
+        context = hashlib.sha256(_CONTEXT_TAG + terms).digest()[:CONTEXT_LENGTH]
+        message = voucher_message(self.channel, self.cumulative, context)
+        return hashlib.sha256(_DIGEST_TAG + message + terms).digest()
+
+    def sign(self, key: SigningKey) -> bytes:
+        return key.sign(self.message)
+
+    def is_signed_by(self, agent: Pubkey, signature: bytes) -> bool:
+        return verify(agent, self.message, signature)
+
+    def voucher(self, signature: bytes) -> Voucher:
+        return Voucher(self.channel, self.cumulative, self.context, signature)
+
+
+def voucher_message(channel: Pubkey, cumulative: int, context: bytes) -> bytes:
+    """The 60 bytes `"MP" 0x01 0x49 || channel || cumulative u64 LE || context`."""
+    if len(context) != CONTEXT_LENGTH:
+        raise MalformedError(f"context must have {CONTEXT_LENGTH} bytes")
+    return MESSAGE_PREFIX + bytes(channel) + struct.pack("<Q", cumulative) + context
