@@ -1,0 +1,1 @@
+"""Who may sign in: users and, later, their keys, pairing codes and alerts. Knows nothing of money."""
