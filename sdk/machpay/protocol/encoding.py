@@ -8,8 +8,9 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.errors import MalformedError
@@ -17,10 +18,13 @@ from machpay.protocol.errors import MalformedError
 U64_MAX: Final = 2**64 - 1
 I64_MAX: Final = 2**63 - 1
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
+_HEX = re.compile(r"[0-9a-f]*")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def parse_u64(value: object, field: str) -> int:
-    """An unsigned 64-bit integer from a decimal string or a JSON integer (no floats, signs or leading zeros)."""
+    """An unsigned 64-bit integer from a decimal string or a JSON integer (no floats, signs or leading
+    zeros)."""
     if isinstance(value, bool):
         raise MalformedError(f"{field} must be a decimal string, not a boolean")
     if isinstance(value, int):
@@ -49,13 +53,16 @@ def to_b64(raw: bytes) -> str:
 
 
 def parse_b64(value: object, field: str, size: int | None = None) -> bytes:
-    """Standard base64 with padding; exactly `size` bytes when given."""
+    """Standard base64 with padding, in the one spelling that `to_b64` writes; exactly `size` bytes when
+    given."""
     if not isinstance(value, str):
         raise MalformedError(f"{field} must be base64 text")
     try:
         raw = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"{field} must be base64 text") from error
+    if to_b64(raw) != value:
+        raise MalformedError(f"{field} must be base64 text without stray bits")
     if size is not None and len(raw) != size:
         raise MalformedError(f"{field} must hold {size} bytes, not {len(raw)}")
     return raw
@@ -63,12 +70,10 @@ def parse_b64(value: object, field: str, size: int | None = None) -> bytes:
 
 def parse_hex(value: object, field: str, size: int) -> bytes:
     """Lowercase hex of exactly `size` bytes."""
-    if not isinstance(value, str) or len(value) != 2 * size or value != value.lower():
+    # bytes.fromhex skips spaces, so the alphabet is checked first.
+    if not isinstance(value, str) or len(value) != 2 * size or not _HEX.fullmatch(value):
         raise MalformedError(f"{field} must be {2 * size} lowercase hex digits")
-    try:
-        return bytes.fromhex(value)
-    except ValueError as error:
-        raise MalformedError(f"{field} must be {2 * size} lowercase hex digits") from error
+    return bytes.fromhex(value)
 
 
 def to_rfc3339(unix_seconds: int) -> str:
@@ -77,13 +82,22 @@ def to_rfc3339(unix_seconds: int) -> str:
 
 
 def parse_rfc3339(value: object, field: str) -> int:
-    """Unix seconds from RFC 3339 text with whole seconds and an offset; fractions are refused because signed
-    bytes hold whole seconds and a rounded time would no longer match them."""
-    if isinstance(value, str):
+    """Unix seconds (never negative) from RFC 3339 text with whole seconds and an offset; fractions are
+    refused because signed bytes hold whole seconds and a rounded time would no longer match them."""
+    if isinstance(value, str) and _RFC3339.fullmatch(value):
         try:
-            moment = datetime.fromisoformat(value)
+            unix_seconds = int(datetime.fromisoformat(value).timestamp())
         except ValueError as error:
             raise MalformedError(f"{field} must be an RFC 3339 time") from error
-        if moment.tzinfo is not None and moment.microsecond == 0:
-            return int(moment.timestamp())
-    raise MalformedError(f"{field} must be an RFC 3339 time with an offset and whole seconds")
+        if unix_seconds >= 0:
+            return unix_seconds
+    raise MalformedError(f"{field} must be an RFC 3339 time since 1970 with an offset and whole seconds")
+
+
+def decode_json(decoder: msgspec.json.Decoder[Any], raw: bytes | msgspec.Raw, what: str) -> Any:
+    """Decode JSON from a peer. Everything that can be wrong with it, nesting beyond the interpreter's depth
+    included, is one `MalformedError`."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedError(f"{what}: {error}") from error

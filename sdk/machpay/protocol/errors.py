@@ -1,9 +1,9 @@
 """What can be wrong with bytes that arrive.
 
-    ProtocolError
-    ├── MalformedError     cannot be parsed: HTTP 400
-    ├── SignatureError     parsed, but not signed by whom it says: HTTP 401
-    └── PaymentRefused     a well-formed payment that is not accepted: HTTP 402 and a stable code
+ProtocolError
+├── MalformedError     cannot be parsed: HTTP 400
+├── SignatureError     parsed, but not signed by whom it says: HTTP 401
+└── PaymentRefused     a well-formed payment that is not accepted: HTTP 402 and a stable code
 """
 
 from enum import StrEnum
@@ -52,7 +52,7 @@ class SignatureError(ProtocolError):
         super().__init__(RefusalCode.INVALID_SIGNATURE, detail)
 
 
-class PaymentRefused(ProtocolError):
+class PaymentRefused(ProtocolError):  # noqa: N818 - named as the event it reports, as in the tree above
     """A well-formed payment that breaks a rule. `code` is one of `RefusalCode`."""
 
     def __init__(self, code: RefusalCode, detail: str) -> None:

@@ -1,7 +1,7 @@
 """CloudEvents 1.0 as gateways and agents send them to the receiver.
 
-`source` is `gateway:<pubkey>` or `agent:<pubkey>` and must be the key that signs the request; `subject` is the
-counterparty; (`source`, `id`) identifies an event, so sending one twice stores it once.
+`source` is `gateway:<pubkey>` or `agent:<pubkey>` and must be the key that signs the request; `subject` is
+the counterparty; (`source`, `id`) identifies an event, so sending one twice stores it once.
 """
 
 from typing import Any, Final

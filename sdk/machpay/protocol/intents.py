@@ -1,11 +1,12 @@
 """The payment intent: what an agent signs per paid request, and the voucher inside it that the chain checks.
 
-    context   = sha256("machpay:context:v1" || nonce 16 || amount u64 LE || deadline i64 LE || request_hash 32)[:16]
-    message   = "MP" 0x01 0x49 || channel 32 || cumulative u64 LE || context 16                    = 60 bytes
-    digest    = sha256("machpay:intent:v1" || message || nonce || amount || deadline || request_hash)
+    terms     = nonce 16 || amount u64 LE || deadline i64 LE || request_hash 32
+    context   = sha256("machpay:context:v1" || terms)[:16]
+    message   = "MP" 0x01 0x49 || channel 32 || cumulative u64 LE || context 16       = 60 bytes
+    digest    = sha256("machpay:intent:v1" || message || terms)
 
-The channel's address is derived from program, genesis, mint, agent and gateway, so the 60 bytes bind all of them.
-Amounts are atomic units of the token, deadlines unix seconds.
+The channel's address is derived from program, genesis, mint, agent and gateway, so the 60 bytes bind all of
+them. Amounts are atomic units of the token, deadlines unix seconds.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ _DIGEST_TAG: Final = b"machpay:intent:v1"
 
 @dataclass(frozen=True, slots=True)
 class Voucher:
-    """The part of an intent that the chain needs: everything the agent has authorised on one channel so far."""
+    """The part of an intent that the chain needs: everything the agent has authorised on one channel so
+    far."""
 
     channel: Pubkey
     cumulative: int
@@ -97,4 +99,6 @@ def voucher_message(channel: Pubkey, cumulative: int, context: bytes) -> bytes:
     """The 60 bytes `"MP" 0x01 0x49 || channel || cumulative u64 LE || context`."""
     if len(context) != CONTEXT_LENGTH:
         raise MalformedError(f"context must have {CONTEXT_LENGTH} bytes")
+    if not 0 <= cumulative <= U64_MAX:
+        raise MalformedError("cumulative must be an unsigned 64-bit integer")
     return MESSAGE_PREFIX + bytes(channel) + struct.pack("<Q", cumulative) + context

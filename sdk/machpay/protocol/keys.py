@@ -1,7 +1,7 @@
 """Ed25519 keys: signing with PyNaCl, verification strictly with solders.
 
-Strict verification refuses small-order keys and non-canonical signatures, exactly as the chain's precompile does;
-a signature that passes here therefore passes there.
+Strict verification refuses small-order keys and non-canonical signatures, exactly as the chain's precompile
+does; a signature that passes here therefore passes there.
 """
 
 import json
@@ -25,7 +25,7 @@ class SigningKey:
     Key files are Solana's: a JSON array of 64 numbers, the seed followed by the public key.
     """
 
-    __slots__ = ("_secret", "public", "pubkey")
+    __slots__ = ("_secret", "pubkey", "public")
 
     def __init__(self, seed: bytes) -> None:
         if len(seed) != 32:
@@ -57,7 +57,7 @@ class SigningKey:
         text = text.strip()
         try:
             raw = bytes(json.loads(text)) if text.startswith("[") else bytes(Keypair.from_base58_string(text))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise MalformedError("a secret key is a JSON array of 64 numbers or base58 text") from error
         return cls.from_bytes(raw)
 

@@ -1,8 +1,8 @@
 """Nonces: UUIDv7, drawn afresh from the system's randomness for every signature.
 
-The leading 48 bits are the unix time in milliseconds, which lets any party judge from the item alone how long it may
-live and in which partition it is stored. The other bits come from `os.urandom` at every call, so that forked or
-cloned processes that share a key cannot repeat one.
+The leading 48 bits are the unix time in milliseconds, which lets any party judge from the item alone how long
+it may live and in which partition it is stored. The other bits come from `os.urandom` at every call, so that
+forked or cloned processes that share a key cannot repeat one.
 """
 
 import os

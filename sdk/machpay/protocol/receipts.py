@@ -1,6 +1,7 @@
 """Receipts: a gateway's signed word on what became of one payment.
 
-    bytes = "MP" 0x01 'R' || digest 32 || http_status u16 LE || charged u64 LE || served_total u64 LE || time i64 LE
+    bytes = "MP" 0x01 'R' || digest 32 || http_status u16 LE || charged u64 LE
+            || served_total u64 LE || time i64 LE                                     = 62 bytes
 
 `served_total` is the sum of all charges of the channel, this one included; `time` is unix seconds.
 """
@@ -11,11 +12,12 @@ from typing import Final
 
 from solders.pubkey import Pubkey
 
-from machpay.protocol.encoding import parse_b64, parse_hex, parse_u64, to_b64
+from machpay.protocol.encoding import I64_MAX, U64_MAX, parse_b64, parse_hex, parse_u64, to_b64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey, verify
 
 RECEIPT_PREFIX: Final = b"MP\x01R"
+U16_MAX: Final = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,16 @@ class Receipt:
     charged: int
     served_total: int
     time: int
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != 32:
+            raise MalformedError("a receipt names a digest of 32 bytes")
+        if not 0 <= self.http_status <= U16_MAX:
+            raise MalformedError("receipt.httpStatus must be an HTTP status")
+        if not (0 <= self.charged <= U64_MAX and 0 <= self.served_total <= U64_MAX):
+            raise MalformedError("receipt.charged and receipt.servedTotal must be unsigned 64-bit integers")
+        if not 0 <= self.time <= I64_MAX:
+            raise MalformedError("receipt.time must be unix seconds")
 
     @property
     def message(self) -> bytes:
@@ -67,10 +79,9 @@ class SignedReceipt:
         if not isinstance(value, dict):
             raise MalformedError("receipt must be an object")
         http_status, time = value.get("httpStatus"), value.get("time")
-        if not isinstance(http_status, int) or not 0 <= http_status <= 0xFFFF:
-            raise MalformedError("receipt.httpStatus must be an HTTP status")
-        if not isinstance(time, int) or not 0 <= time < 2**63:
-            raise MalformedError("receipt.time must be unix seconds")
+        # A bool is an int to Python, not to JSON.
+        if type(http_status) is not int or type(time) is not int:
+            raise MalformedError("receipt.httpStatus and receipt.time must be integers")
         receipt = Receipt(
             digest=parse_hex(value.get("digest"), "receipt.digest", 32),
             http_status=http_status,

@@ -1,7 +1,9 @@
-"""What a gateway hands to the relayer: `POST /settlements`, and the same items one per line in recovery files.
+"""What a gateway hands to the relayer: `POST /settlements`, and the same items one per line in recovery
+files.
 
 An item is one resolved payment: the signed intent, what was charged, and the gateway's receipt. The relayer
-answers each item after it is stored. Amounts are decimal strings on the way out; numbers are accepted on the way in.
+answers each item after it is stored. Amounts are decimal strings on the way out; numbers are accepted on the
+way in.
 """
 
 from dataclasses import dataclass
@@ -10,7 +12,16 @@ from typing import Any, Final, Literal
 import msgspec
 from solders.pubkey import Pubkey
 
-from machpay.protocol.encoding import parse_b64, parse_hex, parse_pubkey, parse_rfc3339, parse_u64, to_b64, to_rfc3339
+from machpay.protocol.encoding import (
+    decode_json,
+    parse_b64,
+    parse_hex,
+    parse_pubkey,
+    parse_rfc3339,
+    parse_u64,
+    to_b64,
+    to_rfc3339,
+)
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import PaymentIntent, Voucher
 from machpay.protocol.keys import SIGNATURE_LENGTH
@@ -22,8 +33,8 @@ MAX_BATCH_ITEMS: Final = 1000
 
 
 class SettlementItem(msgspec.Struct):
-    """The wire form of one resolved payment. The brief's six fields are the minimum; what is missing is derived
-    where it can be (`charged` = `amount`, `status` = charged)."""
+    """The wire form of one resolved payment. The brief's six fields are the minimum; what is missing is
+    derived where it can be (`charged` = `amount`, `status` = charged)."""
 
     agent: str
     amount: str | int
@@ -44,7 +55,8 @@ class SettlementItem(msgspec.Struct):
 
 
 class SettlementBatch(msgspec.Struct):
-    """The body of `POST /settlements`. Items stay raw here so that one malformed item cannot fail its batch."""
+    """The body of `POST /settlements`. Items stay raw here so that one malformed item cannot fail its
+    batch."""
 
     gateway_id: str
     batch: list[msgspec.Raw]
@@ -124,10 +136,8 @@ _item_decoder = msgspec.json.Decoder(SettlementItem)
 
 def decode_item(raw: bytes | msgspec.Raw) -> SettlementItem:
     """Decode one item or one line of a recovery file."""
-    try:
-        return _item_decoder.decode(raw)
-    except msgspec.DecodeError as error:
-        raise MalformedError(f"settlement item: {error}") from error
+    item: SettlementItem = decode_json(_item_decoder, raw, "settlement item")
+    return item
 
 
 def parse_item(item: SettlementItem, *, gateway: Pubkey, channel: Pubkey) -> ResolvedPayment:

@@ -1,7 +1,8 @@
 """Requests that a gateway or agent signs with its key, to the relayer, the receiver and the linking API.
 
-The signature covers method, target, body, time and a nonce, so that a request cannot be altered, moved to another
-endpoint or kept for later. The receiver checks the window of ±60 s here and that the nonce is new in its own store.
+The signature covers method, target, body, time and a nonce, so that a request cannot be altered, moved to
+another endpoint or kept for later. The receiver checks the window of ±60 s here and that the nonce is new in
+its own store.
 """
 
 import hashlib
@@ -38,13 +39,30 @@ class RequestSigner:
 
 
 def _message(method: str, target: str, body: bytes, timestamp: int, nonce: UUID) -> bytes:
-    lines = ("machpay:request:v1", method.upper(), target, hashlib.sha256(body).hexdigest(), str(timestamp), str(nonce))
+    lines = (
+        "machpay:request:v1",
+        method.upper(),
+        target,
+        hashlib.sha256(body).hexdigest(),
+        str(timestamp),
+        str(nonce),
+    )
     return "\n".join(lines).encode()
 
 
-def sign_request(key: SigningKey, method: str, target: str, body: bytes = b"") -> dict[str, str]:
-    """The four headers that sign this request. `target` is the origin form: path and query as sent."""
-    timestamp, nonce = int(time.time()), uuid4()
+def sign_request(
+    key: SigningKey,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    *,
+    timestamp: int | None = None,
+    nonce: UUID | None = None,
+) -> dict[str, str]:
+    """The four headers that sign this request. `target` is the origin form: path and query as sent;
+    `timestamp` (unix seconds) is now and `nonce` fresh by default."""
+    timestamp = int(time.time()) if timestamp is None else timestamp
+    nonce = uuid4() if nonce is None else nonce
     signature = key.sign(_message(method, target, body, timestamp, nonce))
     return {
         KEY_HEADER: key.pubkey,
@@ -54,7 +72,9 @@ def sign_request(key: SigningKey, method: str, target: str, body: bytes = b"") -
     }
 
 
-def verify_request(method: str, target: str, body: bytes, headers: Mapping[str, str], *, now: float) -> RequestSigner:
+def verify_request(
+    method: str, target: str, body: bytes, headers: Mapping[str, str], *, now: float
+) -> RequestSigner:
     """Check the four headers of a received request; `headers` has lowercase names.
 
     Raises `MalformedError` if one is missing or does not parse, `SignatureError` if the time is more than

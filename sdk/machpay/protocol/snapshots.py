@@ -28,8 +28,9 @@ class Snapshot(msgspec.Struct):
     """One agent's standing. Amounts are decimal strings of atomic units.
 
     `bond` is the finalised bond on chain, `pending_withdrawal` and `claims` what is on its way out of it,
-    `liability` everything charged and not yet settled (all gateways), `leases` the sum set aside for gateways,
-    `lease` the asking gateway's own, `remaining_today` what the daily limit leaves, `slot` the chain's slot.
+    `liability` everything charged and not yet settled (all gateways), `leases` the sum set aside for
+    gateways, `lease` the asking gateway's own, `remaining_today` what the daily limit leaves, `slot` the
+    chain's slot.
     """
 
     bond: str
@@ -45,7 +46,9 @@ class Snapshot(msgspec.Struct):
 
     def available(self) -> int:
         """The bond less everything that has a claim on it, in atomic units, never below zero."""
-        taken = sum(parse_u64(getattr(self, name), name) for name in ("pending_withdrawal", "claims", "liability"))
+        taken = sum(
+            parse_u64(getattr(self, name), name) for name in ("pending_withdrawal", "claims", "liability")
+        )
         return max(0, parse_u64(self.bond, "bond") - taken)
 
 
@@ -55,8 +58,8 @@ class GatewayLiability(msgspec.Struct):
 
 
 class ChannelState(msgspec.Struct):
-    """What the relayer and the chain hold of the asking gateway's channel with this agent, so that a gateway which
-    lost its log starts right. `highest` is the voucher `{channel, cumulative, context, signature}`."""
+    """What the relayer and the chain hold of the asking gateway's channel with this agent, so that a gateway
+    which lost its log starts right. `highest` is the voucher `{channel, cumulative, context, signature}`."""
 
     address: str
     charged_total: str

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 from solders.pubkey import Pubkey
 
-from machpay.protocol.encoding import parse_b64, parse_hex, parse_pubkey, parse_u64, to_b64
+from machpay.protocol.encoding import decode_json, parse_b64, parse_hex, parse_pubkey, parse_u64, to_b64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import CONTEXT_LENGTH, PaymentIntent, Voucher
 from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey
@@ -85,8 +85,8 @@ class PaymentPayload(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class PaymentResponse(msgspec.Struct, rename="camel"):
-    """The `PAYMENT-RESPONSE` header. `transaction` is empty because acceptance is off-chain; `extra.commitmentId`
-    is the intent's digest."""
+    """The `PAYMENT-RESPONSE` header. `transaction` is empty because acceptance is off-chain;
+    `extra.commitmentId` is the intent's digest."""
 
     success: bool
     payer: str
@@ -99,8 +99,8 @@ class PaymentResponse(msgspec.Struct, rename="camel"):
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What a gateway tells a client whose cumulative was too low: the total it is committed to and the highest
-    voucher that proves it (none when the chain's watermark is the proof)."""
+    """What a gateway tells a client whose cumulative was too low: the total it is committed to and the
+    highest voucher that proves it (none when the chain's watermark is the proof)."""
 
     committed_total: int
     voucher: Voucher | None
@@ -120,9 +120,10 @@ def _decode(header: str | bytes, name: str, decoder: msgspec.json.Decoder[Any]) 
     if len(header) > 4 * MAX_HEADER_BYTES:
         raise MalformedError(f"{name} is too long")
     try:
-        return decoder.decode(base64.b64decode(header, validate=True))
-    except (binascii.Error, ValueError, msgspec.DecodeError) as error:
-        raise MalformedError(f"{name} must be base64 of an x402 version 2 object: {error}") from error
+        raw = base64.b64decode(header, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError(f"{name} must be base64: {error}") from error
+    return decode_json(decoder, raw, f"{name} must be base64 of an x402 version {VERSION} object")
 
 
 def decode_required(header: str | bytes) -> PaymentRequired:
@@ -161,7 +162,9 @@ def inner_payload(agent: Pubkey, gateway: Pubkey, intent: PaymentIntent, signatu
     )
 
 
-def build_payload(accepted: Requirements, agent: SigningKey, gateway: Pubkey, intent: PaymentIntent) -> PaymentPayload:
+def build_payload(
+    accepted: Requirements, agent: SigningKey, gateway: Pubkey, intent: PaymentIntent
+) -> PaymentPayload:
     """Sign `intent` and wrap it as the answer to `accepted`."""
     payload = inner_payload(agent.public, gateway, intent, intent.sign(agent))
     return PaymentPayload(x402_version=VERSION, accepted=accepted, payload=payload)
@@ -181,7 +184,9 @@ class PaymentTerms:
     signature: bytes
 
     def intent(self, channel: Pubkey) -> PaymentIntent:
-        return PaymentIntent(channel, self.cumulative, self.nonce, self.amount, self.deadline, self.request_hash)
+        return PaymentIntent(
+            channel, self.cumulative, self.nonce, self.amount, self.deadline, self.request_hash
+        )
 
 
 def parse_terms(payload: InnerPayload) -> PaymentTerms:
