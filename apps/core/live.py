@@ -1,7 +1,7 @@
 """What travels to people's live pages: one JSON message per topic through Redis, delivered at most once.
 
-The stream process (`apps.telemetry.live`) subscribes and serves it as server-sent events. Live pages are a view of
-what is stored, never a record of it: a message that cannot be sent is counted in the log and forgotten.
+The stream process (`apps.telemetry.live`) subscribes and serves it as server-sent events. Live pages are a view
+of what is stored, never a record of it: a message that cannot be sent is noted in the log and forgotten.
 """
 
 import functools
@@ -35,14 +35,14 @@ def channel(topic: str) -> str:
 
 
 def encode(event: str, data: Any) -> bytes:
-    """`{"event": name, "id": unique, "data": {...}}`. A fresh id per message: it says nothing about the event."""
+    """`{"event": name, "id": unique, "data": {...}}`. The id is fresh: it says nothing about the event."""
     return _encoder.encode({"event": event, "id": uuid4().hex, "data": data})
 
 
 def publish(topic: str, event: str, data: dict[str, Any]) -> None:
     """Send `event` to everyone who watches `topic` now. Call it after the commit that made it true.
 
-    Amounts are decimal strings of atomic units, times RFC 3339. Never raises for Redis: the page misses an event.
+    Amounts are decimal strings of atomic units, times RFC 3339. Never raises for Redis: pages miss an event.
     """
     try:
         _client().publish(channel(topic), encode(event, data))
