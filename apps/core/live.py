@@ -1,7 +1,7 @@
 """What travels to people's live pages: one JSON message per topic through Redis, delivered at most once.
 
-The stream process (`apps.telemetry.live`) subscribes and serves it as server-sent events. Live pages are a view
-of what is stored, never a record of it: a message that cannot be sent is noted in the log and forgotten.
+The stream process (`apps.telemetry.live`) subscribes and serves it as server-sent events. Live pages are a
+view of what is stored, never a record of it: a message that cannot be sent is logged and forgotten.
 """
 
 import functools
@@ -13,6 +13,8 @@ from uuid import uuid4
 import msgspec
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 CHANNEL_PREFIX: Final = "live:"
 TICKER: Final = "ticker"
@@ -54,4 +56,8 @@ def publish(topic: str, event: str, data: dict[str, Any]) -> None:
 
 @functools.cache
 def _client() -> redis.Redis:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5)
+    # One retry at once, for a connection that the server closed while it was idle; no waiting.
+    retry = Retry(NoBackoff(), 1)
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, retry=retry
+    )
