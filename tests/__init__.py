@@ -1,0 +1,1 @@
+"""The test suite; `tests.plugin` starts the services it runs on."""
