@@ -24,6 +24,7 @@ from machpay.protocol.encoding import I64_MAX, U64_MAX, to_b64
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed, nonce_unix_ms
+from machpay.protocol.offers import Offer
 from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.protocol.requests import request_hash, route_hash
 from machpay.protocol.settlements import ResolvedPayment, to_item
@@ -192,8 +193,8 @@ def request_hashes() -> Json:
     ]
     return {
         "about": (
-            "requestHash = sha256(METHOD LF target LF sha256(body)); routeHash = sha256(METHOD LF path LF), the"
-            " path without its query. The body is `hex` repeated `repeat` times."
+            "requestHash = sha256(METHOD LF target LF sha256(body)); routeHash = sha256(METHOD LF path LF),"
+            " the path without its query. The body is `hex` repeated `repeat` times."
         ),
         "vectors": vectors,
     }
@@ -378,22 +379,19 @@ def settlement_items() -> Json:
 def x402_headers() -> Json:
     """The three headers, with their JSON beside them."""
     agent, gateway, intent = _intent()
-    requirements = x402.Requirements(
-        scheme=x402.SCHEME,
+    offer = Offer(
         network=_network()["caip2"],
-        amount="1000",
-        asset=str(MINT),
-        pay_to=_key(VENDOR_SEED).pubkey,
-        max_timeout_seconds=60,
-        extra={
-            "programId": str(PROGRAM_ID),
-            "domain": str(DOMAIN),
-            "gateway": gateway.pubkey,
-            "intentVersion": x402.INTENT_VERSION,
-            "requestHash": intent.request_hash.hex(),
-            "binding": "request",
-        },
+        program_id=PROGRAM_ID,
+        mint=MINT,
+        domain=DOMAIN,
+        vendor=_key(VENDOR_SEED).public,
+        gateway=gateway.public,
+        amount=1_000,
+        max_timeout_s=60,
+        request_hash=intent.request_hash,
+        binding="request",
     )
+    requirements = offer.to_requirements()
     resource = x402.Resource(url="http://127.0.0.1:8402/v1/embed", mime_type="application/json")
     correction = x402.correction_json(x402.Correction(3_000, intent.voucher(intent.sign(agent))))
     corrected = msgspec.structs.replace(requirements, extra={**requirements.extra, **correction})
