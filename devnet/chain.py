@@ -1,0 +1,116 @@
+"""Sets the local chain up: test USDC, the bond, vendors with their gateways, agents with bonds. Safe to repeat."""
+
+import asyncio
+from collections.abc import Sequence
+
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from devnet.keys import KeyStore
+from devnet.offers import OFFERS, Offer
+from machpay.chain import instructions, tokens
+from machpay.chain.client import ChainClient
+from machpay.chain.network import Network
+
+LAMPORTS_PER_SOL = 1_000_000_000
+USDC_DECIMALS = 6
+MIN_BOND_ATOMIC = 1_000_000
+TIMELOCK_S = 24 * 3600
+
+
+def bootstrap_chain(
+    *, rpc_url: str, network: Network, keys: KeyStore, agents: Sequence[str], bond_atomic: int
+) -> None:
+    """Bring the chain to the state the demo needs; what is there already is left alone."""
+    asyncio.run(_bootstrap(rpc_url, network, keys, agents, bond_atomic))
+
+
+async def _bootstrap(
+    rpc_url: str, network: Network, keys: KeyStore, agents: Sequence[str], bond_atomic: int
+) -> None:
+    async with ChainClient(rpc_url, network) as chain:
+        admin = keys.get("admin").keypair()
+        await asyncio.gather(*(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", *agents)))
+        await _create_mint(chain, network, keys, admin)
+        await _initialize(chain, network, keys, admin)
+        for offer in OFFERS:
+            await _register(chain, network, keys, offer, admin)
+        await asyncio.gather(*(_bond(chain, network, keys, name, bond_atomic, admin) for name in agents))
+
+
+async def _fund_sol(chain: ChainClient, owner: Pubkey) -> None:
+    if await chain.lamports(owner) < 10 * LAMPORTS_PER_SOL:
+        await chain.airdrop(owner, 100 * LAMPORTS_PER_SOL)
+
+
+async def _create_mint(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
+    if await chain.exists(network.mint):
+        return
+    rent = await chain.rent(tokens.MINT_LENGTH)
+    created = tokens.create_mint(
+        payer=admin.pubkey(),
+        mint=network.mint,
+        authority=keys.get("mint-authority").public,
+        decimals=USDC_DECIMALS,
+        lamports=rent,
+    )
+    await chain.send_and_confirm(created, admin, [keys.get("mint").keypair()])
+
+
+async def _initialize(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
+    if await chain.bond() is not None:
+        return
+    instruction = instructions.initialize_bond(
+        network,
+        authority=admin.pubkey(),
+        admin=admin.pubkey(),
+        relayer=keys.get("relayer").public,
+        treasury=admin.pubkey(),
+        min_bond=MIN_BOND_ATOMIC,
+        timelock=TIMELOCK_S,
+    )
+    await chain.send_and_confirm([instruction], admin, [])
+
+
+async def _register(chain: ChainClient, network: Network, keys: KeyStore, offer: Offer, admin: Keypair) -> None:
+    vendor, gateway = keys.get(f"vendor-{offer.vendor}"), keys.get(offer.gateway)
+    if await chain.vendor(vendor.public) is None:
+        payout = tokens.associated_token_address(vendor.public, network.mint)
+        steps: list[Instruction] = [
+            tokens.create_associated_token_account(payer=admin.pubkey(), owner=vendor.public, mint=network.mint),
+            instructions.register_vendor(
+                network,
+                authority=vendor.public,
+                payer=admin.pubkey(),
+                payout=payout,
+                price_atomic=min(route.price_atomic for route in offer.routes),
+                metadata_uri="",
+            ),
+        ]
+        await chain.send_and_confirm(steps, admin, [vendor.keypair()])
+    if await chain.gateway(gateway.public) is None:
+        step = instructions.register_gateway(
+            network, vendor=vendor.public, gateway=gateway.public, payer=admin.pubkey()
+        )
+        await chain.send_and_confirm([step], admin, [vendor.keypair(), gateway.keypair()])
+
+
+async def _bond(
+    chain: ChainClient, network: Network, keys: KeyStore, name: str, bond_atomic: int, admin: Keypair
+) -> None:
+    """Top the agent's bond up to `bond_atomic`."""
+    agent = keys.get(name)
+    account = await chain.agent(agent.public)
+    missing = bond_atomic - (account.bond if account else 0)
+    if missing < bond_atomic // 2 and account is not None:
+        return
+    wallet = tokens.associated_token_address(agent.public, network.mint)
+    steps = [
+        tokens.create_associated_token_account(payer=admin.pubkey(), owner=agent.public, mint=network.mint),
+        tokens.mint_to(network.mint, wallet, keys.get("mint-authority").public, missing),
+        instructions.deposit_bond(
+            network, agent=agent.public, payer=admin.pubkey(), owner=agent.public, source=wallet, amount=missing
+        ),
+    ]
+    await chain.send_and_confirm(steps, admin, [keys.get("mint-authority").keypair(), agent.keypair()])
