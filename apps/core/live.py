@@ -4,25 +4,23 @@ The stream process (`apps.telemetry.live`) subscribes and serves it as server-se
 view of what is stored, never a record of it: a message that cannot be sent is logged and forgotten.
 """
 
-import functools
-import logging
 import re
 from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
 import redis
-from django.conf import settings
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import structlog
+
+from apps.core.redis import sync_redis
 
 CHANNEL_PREFIX: Final = "live:"
 TICKER: Final = "ticker"
 STATS: Final = "stats"
 PUBLIC_TOPICS: Final = frozenset({TICKER, STATS})
-_PRIVATE_TOPIC = re.compile(r"(user:[1-9][0-9]{0,18})|((vendor|agent):[1-9A-HJ-NP-Za-km-z]{32,44})")
+_PRIVATE_TOPIC = re.compile(r"user:[1-9][0-9]{0,18}|(vendor|agent):[1-9A-HJ-NP-Za-km-z]{32,44}")
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 
 
@@ -47,17 +45,6 @@ def publish(topic: str, event: str, data: dict[str, Any]) -> None:
     Amounts are decimal strings of atomic units, times RFC 3339. Never raises for Redis: pages miss an event.
     """
     try:
-        _client().publish(channel(topic), encode(event, data))
+        sync_redis().publish(channel(topic), encode(event, data))
     except redis.RedisError as error:
-        logger.warning(
-            "live event not published", extra={"topic": topic, "event_name": event, "error": str(error)}
-        )
-
-
-@functools.cache
-def _client() -> redis.Redis:
-    # One retry at once, for a connection that the server closed while it was idle; no waiting.
-    retry = Retry(NoBackoff(), 1)
-    return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=0.5, socket_connect_timeout=0.5, retry=retry
-    )
+        log.warning("live_event_not_published", topic=topic, live_event=event, error=str(error))
