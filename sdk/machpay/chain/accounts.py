@@ -68,6 +68,7 @@ class GlobalBond:
     agent_bond_cap: int
     batch_sequence: int
     batch_head: bytes
+    event_authority_bump: int
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -222,7 +223,7 @@ class Batch:
 Account = GlobalBond | AgentAccount | VendorAccount | GatewayAccount | Channel | Batch
 
 # Header of each: discriminator 8, version 1, bump 1. Bodies are padded so that every u64 sits on a multiple of 8.
-_GLOBAL_BOND: Final = struct.Struct("<8sBB BBBBH 32s32s32s32s32s32s32s QqqQQ 32s 136x")
+_GLOBAL_BOND: Final = struct.Struct("<8sBB BBBBH 32s32s32s32s32s32s32s QqqQQ 32s B 135x")
 _AGENT_ACCOUNT: Final = struct.Struct("<8sBB B5x 32s32s32s QQQqQ 32s Qq QQQQ 56x")
 _VENDOR_ACCOUNT: Final = struct.Struct("<8sBB H4x 32s32s32s Q 128s 64x")
 _GATEWAY_ACCOUNT: Final = struct.Struct("<8sBB B5x 32s32s qq 32x")

@@ -64,9 +64,41 @@ PROGRAM_ERRORS: Final[dict[int, ErrorText]] = {
     0x100: ErrorText(
         "InvalidSignature", "the Ed25519 instruction does not attest the expected message and signer"
     ),
-    0x101: ErrorText("ExpiredIntent", "the intent's deadline has passed (reserved)"),
+    0x101: ErrorText("ExpiredIntent", "the intent's deadline has passed"),
     0x102: ErrorText("InsufficientBond", "the bond does not cover the amount"),
     0x103: ErrorText("NonceReplay", "the voucher is not above the channel's watermark"),
+    0x104: ErrorText("UnknownInstruction", "the instruction's discriminator is not one of this program"),
+    0x105: ErrorText("InvalidInstructionData", "the instruction's arguments do not have the documented form"),
+    0x106: ErrorText("WrongAccountCount", "the instruction does not have the documented number of accounts"),
+    0x107: ErrorText("MissingSignature", "an account that must sign did not sign"),
+    0x108: ErrorText("WrongAccountOwner", "an account belongs to another program than it must"),
+    0x109: ErrorText("WrongAccountKind", "an account is of another kind, version or length than it must be"),
+    0x10A: ErrorText("WrongAddress", "an account's address is not the one that follows from the others"),
+    0x10B: ErrorText("AlreadyInitialized", "the account to be created exists already"),
+    0x10C: ErrorText("WrongMint", "an account belongs to another mint"),
+    0x10D: ErrorText("WrongProgram", "a program account is not the program it must be"),
+    0x10E: ErrorText("Overflow", "an amount would exceed 64 bits or fall below zero"),
+    0x10F: ErrorText("NotUpgradeAuthority", "the signer is not the program's upgrade authority"),
+    0x110: ErrorText("InvalidConfig", "a configuration value is outside its bounds"),
+    0x111: ErrorText("DepositsPaused", "deposits are paused"),
+    0x112: ErrorText("BelowMinimumBond", "the first deposit is below the minimum bond"),
+    0x113: ErrorText("AboveBondCap", "the bond would exceed the cap per agent"),
+    0x114: ErrorText("AgentSlashed", "the agent is slashed"),
+    0x115: ErrorText("OwnerMismatch", "the owner named is not the one on record, or is empty"),
+    0x116: ErrorText("ApprovalRequired", "the allow-list is on and the admin did not co-sign"),
+    0x117: ErrorText(
+        "InvalidPayoutAccount",
+        "the payout account is not a live token account of the mint, or is the vault's",
+    ),
+    0x118: ErrorText("MetadataTooLong", "the metadata URI is longer than 128 bytes or is not UTF-8"),
+    0x119: ErrorText("NotRelayer", "the signer is not the relayer"),
+    0x11A: ErrorText("ChannelsNotSorted", "channels must be strictly ascending by address"),
+    0x11B: ErrorText("WrongVendor", "a channel or gateway belongs to another vendor"),
+    0x11C: ErrorText("WrongAgent", "a channel belongs to another agent than the agent account beside it"),
+    0x11D: ErrorText("ZeroAmount", "the amount is zero"),
+    0x11E: ErrorText(
+        "ChannelMissing", "the channel does not exist and the instruction does not say to create it"
+    ),
 }
 
 

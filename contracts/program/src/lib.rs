@@ -1,0 +1,23 @@
+//! The MachPay program: one USDC bond per agent, spent at many vendors, settled in batches.
+//!
+//! An agent's bond lives in one vault shared by everybody; its AgentAccount says how much of the vault is its own. A
+//! voucher (60 bytes the agent signed) raises what a channel, the pair of agent and gateway, has authorised in total;
+//! `settle_cumulative` pays the difference to what was settled before. Money leaves a bond here only through a
+//! settlement that the relayer signs; the slow ways out (claims, withdrawals, slashing) have their fields in the
+//! accounts already and come as instructions of their own.
+//!
+//! Layout: `entrypoint` dispatches, `instructions` holds one file per instruction in the order accounts, guards,
+//! checked arithmetic, state, transfer, event; `state` holds one file per account kind with its byte offsets;
+//! `ed25519` and `voucher` decide which signatures count. docs/program.md is the reference for people.
+#![cfg_attr(any(target_os = "solana", target_arch = "bpf"), no_std)]
+
+pub mod args;
+pub mod ed25519;
+pub mod entrypoint;
+pub mod error;
+pub mod event;
+pub mod instructions;
+pub mod pda;
+pub mod state;
+pub mod token;
+pub mod voucher;
