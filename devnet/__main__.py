@@ -15,13 +15,17 @@ from devnet.services import ServicesError
 def _parse(argv: list[str]) -> tuple[Options, Settings]:
     parser = argparse.ArgumentParser(
         prog="make demo ARGS=...",
-        description="Run MachPay on this machine: chain, relayer, receiver, recon, console, two gateways, paying agents.",
+        description="Run MachPay here: chain, relayer, receiver, recon, console, two gateways, paying agents.",
     )
-    parser.add_argument("--once", action="store_true", help="exit after 200 paid calls and a settlement that adds up")
+    parser.add_argument(
+        "--once", action="store_true", help="exit after 200 paid calls and a settlement that adds up"
+    )
     parser.add_argument("--data", type=Path, default=ROOT / "var", help="data folder (default: var)")
     parser.add_argument("--rate", type=float, default=40.0, help="paid calls a second (default: 40)")
     parser.add_argument("--agents", type=int, default=4, help="paying agents (default: 4)")
-    parser.add_argument("--settle-interval", type=float, default=3.0, help="seconds between settlements (default: 3)")
+    parser.add_argument(
+        "--settle-interval", type=float, default=3.0, help="seconds between settlements (default: 3)"
+    )
     for name, port in DEFAULT_PORTS.items():
         parser.add_argument(f"--{name}-port", type=int, help=f"fixed port (default: {port} if free)")
     arguments = parser.parse_args(argv)

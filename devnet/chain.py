@@ -16,7 +16,6 @@ from machpay.chain.network import Network
 LAMPORTS_PER_SOL = 1_000_000_000
 USDC_DECIMALS = 6
 MIN_BOND_ATOMIC = 1_000_000
-TIMELOCK_S = 24 * 3600
 
 
 def bootstrap_chain(
@@ -31,7 +30,9 @@ async def _bootstrap(
 ) -> None:
     async with ChainClient(rpc_url, network) as chain:
         admin = keys.get("admin").keypair()
-        await asyncio.gather(*(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", *agents)))
+        await asyncio.gather(
+            *(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", *agents))
+        )
         await _create_mint(chain, network, keys, admin)
         await _initialize(chain, network, keys, admin)
         for offer in OFFERS:
@@ -47,51 +48,50 @@ async def _fund_sol(chain: ChainClient, owner: Pubkey) -> None:
 async def _create_mint(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
     if await chain.exists(network.mint):
         return
-    rent = await chain.rent(tokens.MINT_LENGTH)
-    created = tokens.create_mint(
+    steps = tokens.create_mint(
         payer=admin.pubkey(),
         mint=network.mint,
         authority=keys.get("mint-authority").public,
         decimals=USDC_DECIMALS,
-        lamports=rent,
+        lamports=await chain.rent(tokens.MINT_LENGTH),
     )
-    await chain.send_and_confirm(created, admin, [keys.get("mint").keypair()])
+    await chain.send_and_confirm(steps, admin, [keys.get("mint").keypair()])
 
 
 async def _initialize(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
     if await chain.bond() is not None:
         return
-    instruction = instructions.initialize_bond(
-        network,
-        authority=admin.pubkey(),
+    config = instructions.BondConfig(
         admin=admin.pubkey(),
         relayer=keys.get("relayer").public,
         treasury=admin.pubkey(),
         min_bond=MIN_BOND_ATOMIC,
-        timelock=TIMELOCK_S,
     )
-    await chain.send_and_confirm([instruction], admin, [])
+    step = instructions.initialize_bond(
+        network, payer=admin.pubkey(), upgrade_authority=admin.pubkey(), config=config
+    )
+    await chain.send_and_confirm([step], admin, [])
 
 
-async def _register(chain: ChainClient, network: Network, keys: KeyStore, offer: Offer, admin: Keypair) -> None:
+async def _register(
+    chain: ChainClient, network: Network, keys: KeyStore, offer: Offer, admin: Keypair
+) -> None:
     vendor, gateway = keys.get(f"vendor-{offer.vendor}"), keys.get(offer.gateway)
     if await chain.vendor(vendor.public) is None:
-        payout = tokens.associated_token_address(vendor.public, network.mint)
         steps: list[Instruction] = [
-            tokens.create_associated_token_account(payer=admin.pubkey(), owner=vendor.public, mint=network.mint),
+            tokens.create_ata_idempotent(payer=admin.pubkey(), owner=vendor.public, mint=network.mint),
             instructions.register_vendor(
                 network,
                 authority=vendor.public,
+                payout=tokens.associated_token_address(vendor.public, network.mint),
+                price=min(route.price_atomic for route in offer.routes),
                 payer=admin.pubkey(),
-                payout=payout,
-                price_atomic=min(route.price_atomic for route in offer.routes),
-                metadata_uri="",
             ),
         ]
         await chain.send_and_confirm(steps, admin, [vendor.keypair()])
     if await chain.gateway(gateway.public) is None:
         step = instructions.register_gateway(
-            network, vendor=vendor.public, gateway=gateway.public, payer=admin.pubkey()
+            network, gateway=gateway.public, authority=vendor.public, payer=admin.pubkey()
         )
         await chain.send_and_confirm([step], admin, [vendor.keypair(), gateway.keypair()])
 
@@ -99,18 +99,24 @@ async def _register(chain: ChainClient, network: Network, keys: KeyStore, offer:
 async def _bond(
     chain: ChainClient, network: Network, keys: KeyStore, name: str, bond_atomic: int, admin: Keypair
 ) -> None:
-    """Top the agent's bond up to `bond_atomic`."""
+    """Open the agent's bond, or top it up once less than half of it is left."""
     agent = keys.get(name)
     account = await chain.agent(agent.public)
     missing = bond_atomic - (account.bond if account else 0)
-    if missing < bond_atomic // 2 and account is not None:
+    if account is not None and missing < bond_atomic // 2:
         return
     wallet = tokens.associated_token_address(agent.public, network.mint)
+    authority = keys.get("mint-authority")
     steps = [
-        tokens.create_associated_token_account(payer=admin.pubkey(), owner=agent.public, mint=network.mint),
-        tokens.mint_to(network.mint, wallet, keys.get("mint-authority").public, missing),
+        tokens.create_ata_idempotent(payer=admin.pubkey(), owner=agent.public, mint=network.mint),
+        tokens.mint_to(mint=network.mint, destination=wallet, authority=authority.public, amount=missing),
         instructions.deposit_bond(
-            network, agent=agent.public, payer=admin.pubkey(), owner=agent.public, source=wallet, amount=missing
+            network,
+            agent=agent.public,
+            source=wallet,
+            amount=missing,
+            owner=agent.public,
+            payer=admin.pubkey(),
         ),
     ]
-    await chain.send_and_confirm(steps, admin, [keys.get("mint-authority").keypair(), agent.keypair()])
+    await chain.send_and_confirm(steps, admin, [authority.keypair(), agent.keypair()])

@@ -81,7 +81,14 @@ class Demo:
         try:
             traffic = json.loads(self._report_path.read_text())
         except FileNotFoundError:
-            traffic = {"paid": 0, "charged_atomic": {}, "failures": {}, "calls_per_s": 0.0, "p50_ms": None, "p99_ms": None}
+            traffic = {
+                "paid": 0,
+                "charged_atomic": {},
+                "failures": {},
+                "calls_per_s": 0.0,
+                "p50_ms": None,
+                "p99_ms": None,
+            }
         figures = self._figures.read()
         if traffic["paid"] and not self._first_paid:
             self._first_paid = True
@@ -93,7 +100,9 @@ class Demo:
 
     def _run_live(self) -> None:
         url = self._network.url("web")
-        self._step(f"console: [bold]{url}[/bold]  (admin at {url}/admin/, user operator, password in var/demo.json)")
+        self._step(
+            f"console: [bold]{url}[/bold]  (admin at {url}/admin/, user operator, password in var/demo.json)"
+        )
         with Live(console=self._out, refresh_per_second=4, auto_refresh=False) as live:
             while True:
                 traffic, figures = self._seen()

@@ -125,7 +125,9 @@ class LocalNetwork:
         genesis = self._genesis()
         self._forget_another_chain(genesis)
         self.network = Network(
-            program_id=self.keys.get("program").public, mint=self.keys.get("mint").public, domain=Hash.from_string(genesis)
+            program_id=self.keys.get("program").public,
+            mint=self.keys.get("mint").public,
+            domain=Hash.from_string(genesis),
         )
         self._report("creating tables; deploying bonds, vendors, gateways and agents on the chain")
         migration = self._django("migrate", "--no-input", "--verbosity", "0")
@@ -138,7 +140,9 @@ class LocalNetwork:
             bond_atomic=self.options.bond_atomic,
         )
         self._finish(migration, "migrate")
-        operator = self._django("ensure_operator", "--username", "operator", "--password", self.operator_password())
+        operator = self._django(
+            "ensure_operator", "--username", "operator", "--password", self.operator_password()
+        )
         self._report("starting relayer, receiver, console, worker and beat")
         self._start_network_processes()
         self._finish(operator, "ensure_operator")
@@ -198,7 +202,15 @@ class LocalNetwork:
 
     def _start_chain(self) -> None:
         command = [
-            *(sys.executable, "-m", "contracts.localnet", "--host", "127.0.0.1", "--port", str(self._ports["chain"])),
+            *(
+                sys.executable,
+                "-m",
+                "contracts.localnet",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self._ports["chain"]),
+            ),
             *("--state", str(self.data_dir / "localnet"), "--program", str(PROGRAM)),
             *("--program-keypair", str(self.keys.path("program"))),
             *("--upgrade-authority", self.keys.get("admin").pubkey),

@@ -26,7 +26,9 @@ def summary_panel(traffic: dict[str, Any], figures: Figures, console_url: str) -
     grid = Table.grid(padding=(0, 3))
     for _ in range(4):
         grid.add_column()
-    grid.add_row("paid calls", f"[bold]{traffic['paid']:,}[/bold]", "calls/s", f"[bold]{traffic['calls_per_s']}[/bold]")
+    grid.add_row(
+        "paid calls", f"[bold]{traffic['paid']:,}[/bold]", "calls/s", f"[bold]{traffic['calls_per_s']}[/bold]"
+    )
     grid.add_row("p50", _milliseconds(traffic["p50_ms"]), "p99", _milliseconds(traffic["p99_ms"]))
     grid.add_row(
         "unsettled",
@@ -37,14 +39,26 @@ def summary_panel(traffic: dict[str, Any], figures: Figures, console_url: str) -
     failures = sum(traffic["failures"].values())
     grid.add_row("settlements", f"{figures.settlements:,}", "refused or failed", f"{failures:,}")
     last = Text.assemble(("last transaction  ", "dim"), figures.last_signature or "none yet")
-    where = Text.assemble(("console  ", "dim"), (console_url, "underline"), ("   Ctrl-C stops everything", "dim"))
+    where = Text.assemble(
+        ("console  ", "dim"), (console_url, "underline"), ("   Ctrl-C stops everything", "dim")
+    )
     return Panel(Group(grid, last, where), title="MachPay", box=box.ROUNDED, expand=False)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Per vendor: the wallet on chain, the ledger, and the receipts that agents hold."""
-    table = Table(title=f"Chain against ledger at finalised slot {comparison.slot} (USDC)", box=box.SIMPLE_HEAD)
-    for name in ("vendor", "on-chain balance", "ledger settled", "still unsettled", "charged this run", "receipts this run", ""):
+    table = Table(
+        title=f"Chain against ledger at finalised slot {comparison.slot} (USDC)", box=box.SIMPLE_HEAD
+    )
+    for name in (
+        "vendor",
+        "on-chain balance",
+        "ledger settled",
+        "still unsettled",
+        "charged this run",
+        "receipts this run",
+        "",
+    ):
         table.add_column(name, justify="left" if name in ("vendor", "") else "right")
     for line in comparison.vendors:
         table.add_row(

@@ -21,9 +21,31 @@ from machpay import MachPayClient, MachPayConfig
 from machpay.client.errors import ClientError
 
 WORDS = (
-    "agent bond vendor river signal harbour copper window orbit lantern meadow engine compass thunder paper glacier "
-    "market violin desert bridge candle forest planet quartz saddle ticket umbrella valley whisper yellow zephyr"
-).split()
+    "agent",
+    "bond",
+    "vendor",
+    "river",
+    "signal",
+    "harbour",
+    "copper",
+    "window",
+    "orbit",
+    "lantern",
+    "meadow",
+    "engine",
+    "compass",
+    "thunder",
+    "paper",
+    "glacier",
+    "market",
+    "violin",
+    "desert",
+    "bridge",
+    "candle",
+    "forest",
+    "planet",
+    "quartz",
+)
 COUNTRIES = ("CH", "DE", "FR", "JP", "BR", "IN", "KE", "US", "AU", "CL", "NO", "EG", "MX", "PT", "NZ", "CA")
 REPORT_EVERY_S = 0.5
 
@@ -67,7 +89,12 @@ def choose_request(gateway: dict[str, Any], rng: random.Random) -> str:
 
 
 async def buyer(
-    client: MachPayClient, gateways: list[dict[str, Any]], rate: float, tally: Tally, stop: asyncio.Event, seed: int
+    client: MachPayClient,
+    gateways: list[dict[str, Any]],
+    rate: float,
+    tally: Tally,
+    stop: asyncio.Event,
+    seed: int,
 ) -> None:
     """One caller of one agent: about `rate` paid calls a second until `stop`."""
     rng = random.Random(seed)  # noqa: S311  (variety, not secrecy)
@@ -81,7 +108,9 @@ async def buyer(
             await asyncio.sleep(0.5)
             continue
         if response.status_code == 200 and response.payment is not None:
-            tally.paid_call(gateway["gateway"], response.payment.charged, (time.perf_counter() - began) * 1000)
+            tally.paid_call(
+                gateway["gateway"], response.payment.charged, (time.perf_counter() - began) * 1000
+            )
         else:
             tally.failures[f"http_{response.status_code}"] += 1
         with contextlib.suppress(TimeoutError):
@@ -111,7 +140,9 @@ async def run(manifest: Path, report: Path, rate: float, in_flight: int) -> None
     async with contextlib.AsyncExitStack() as stack:
         callers = []
         for index in range(len(demo["agents"])):
-            client = await stack.enter_async_context(MachPayClient(MachPayConfig.from_demo(manifest, agent=index)))
+            client = await stack.enter_async_context(
+                MachPayClient(MachPayConfig.from_demo(manifest, agent=index))
+            )
             per_caller = rate / (len(demo["agents"]) * in_flight)
             callers += [
                 buyer(client, demo["gateways"], per_caller, tally, stop, seed=index * 100 + caller)

@@ -118,7 +118,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if not message.get("more_body"):
             break
     try:
-        status, document = answer(scope["method"], scope["path"], parse_qs(scope["query_string"].decode()), body)
+        status, document = answer(
+            scope["method"], scope["path"], parse_qs(scope["query_string"].decode()), body
+        )
     except BadRequest as error:
         status, document = 400, {"error": str(error)}
     except Exception as error:  # the boundary of a server: any failure is a 500 to the caller
