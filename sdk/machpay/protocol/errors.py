@@ -52,7 +52,7 @@ class SignatureError(ProtocolError):
         super().__init__(RefusalCode.INVALID_SIGNATURE, detail)
 
 
-class PaymentRefused(ProtocolError):  # noqa: N818 - named as the event it reports, as in the tree above
+class PaymentRefused(ProtocolError):
     """A well-formed payment that breaks a rule. `code` is one of `RefusalCode`."""
 
     def __init__(self, code: RefusalCode, detail: str) -> None:

@@ -64,7 +64,8 @@ class Offer:
         if requirements.scheme != SCHEME:
             raise MalformedError(f"the scheme is {requirements.scheme}, not {SCHEME}")
         extra = requirements.extra
-        if extra.get("intentVersion") != INTENT_VERSION:
+        version = extra.get("intentVersion")
+        if type(version) is not int or version != INTENT_VERSION:
             raise MalformedError(f"extra.intentVersion must be {INTENT_VERSION}")
         binding = extra.get("binding")
         if binding not in ("request", "route"):

@@ -1,0 +1,1 @@
+"""The bytes that everybody signs: golden vectors, strict readers, round trips."""
