@@ -108,12 +108,20 @@ MACHPAY_PROGRAM_ID = env.text("MACHPAY_PROGRAM_ID", default="")
 USDC_MINT = env.text("USDC_MINT", default="")
 ADMIN_KEYPAIR = env.text("ADMIN_KEYPAIR", default="")
 RELAYER_KEYPAIR = env.text("RELAYER_KEYPAIR", default="")
+MINT_AUTHORITY_KEYPAIR = env.text("MINT_AUTHORITY_KEYPAIR", default="")  # the demo's test USDC; never set in production
 
 # --- Recon ------------------------------------------------------------------------------------------------------------
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
 OPTIMISTIC_AGENT_CAP_ATOMIC = env.integer("OPTIMISTIC_AGENT_CAP_ATOMIC", default=100_000_000)
+
+# --- Telemetry --------------------------------------------------------------------------------------------------------
+RECEIVER_BUFFER_ROWS = env.integer("RECEIVER_BUFFER_ROWS", default=20_000, minimum=1)
+RECEIVER_FLUSH_ROWS = env.integer("RECEIVER_FLUSH_ROWS", default=1_000, minimum=1)
+RECEIVER_LINGER_MS = env.number("RECEIVER_LINGER_MS", default=5.0)
+LIVE_HEARTBEAT_S = env.number("LIVE_HEARTBEAT_S", default=15.0)
+LIVE_STREAMS_PER_ADDRESS = env.integer("LIVE_STREAMS_PER_ADDRESS", default=32, minimum=1)
 
 # --- Celery -----------------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = REDIS_URL

@@ -71,6 +71,14 @@ def existing(table: str) -> set[str]:
         return {name for (name,) in cursor.fetchall()}
 
 
+def covered(table: PartitionedTable) -> tuple[datetime, datetime] | None:
+    """From the start of the first partition to the end of the last one; None if there is none."""
+    prefix = f"{table.table}_p"
+    suffixes = [name.removeprefix(prefix) for name in existing(table.table) if name.startswith(prefix)]
+    starts = [datetime.strptime(suffix, _SUFFIX[table.period]).replace(tzinfo=UTC) for suffix in suffixes]
+    return (min(starts), shift(table.period, max(starts), 1)) if starts else None
+
+
 def ensure(table: PartitionedTable, *, now: datetime | None = None) -> list[str]:
     """Create the partitions from `behind` periods before now to `ahead` after it that do not exist yet.
 

@@ -1,0 +1,113 @@
+"""Stored events -> the live pages, through Redis. Best effort: it never delays or fails an ingest.
+
+The public ticker says how much was paid, for what class of route, between which regions, to the whole second; who
+paid whom is told only on the topics of the two parties.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Final
+
+import redis.asyncio
+import structlog
+
+from apps.core import live
+from apps.telemetry.receiver import metrics
+from apps.telemetry.receiver.route import Blocked, Event, Payment
+from machpay.protocol.encoding import to_rfc3339
+
+_WAITING_MAX: Final = 20_000
+_PIPELINE_MAX: Final = 1_000
+_PAUSE_AFTER_ERROR_S: Final = 1.0
+_PATH_SEGMENTS: Final = 4
+# Numbers, UUIDs, long hex and base58: parts of a path that name one thing.
+_IDENTIFIER = re.compile(r"[0-9]+|[0-9a-f-]{16,}|[1-9A-HJ-NP-Za-km-z]{32,}", re.IGNORECASE)
+
+Message = tuple[str, bytes]
+log = structlog.get_logger(__name__)
+
+
+def route_class(route: str | None) -> str | None:
+    """A route without what identifies one request: `GET /users/812/posts?x=1` is `GET /users/:id/posts`."""
+    if route is None:
+        return None
+    path, _, _ = route.partition("?")
+    segments = path.split("/")
+    shown = [
+        ":id" if _IDENTIFIER.fullmatch(segment) else segment for segment in segments[: _PATH_SEGMENTS + 1]
+    ]
+    return "/".join(shown)[:80]
+
+
+def messages(event: Event) -> list[Message]:
+    """The Redis channels and messages of one stored event; none for types that nobody watches."""
+    typed = event.typed
+    if typed is None:
+        return []
+    name = "payment" if isinstance(typed, Payment) else "blocked"
+    full = live.encode(name, _full(event, typed))
+    result = [(live.channel(f"vendor:{typed.gateway}"), full)]
+    if typed.agent is not None:
+        result.append((live.channel(f"agent:{typed.agent}"), full))
+    if isinstance(typed, Payment) and typed.charged_atomic:
+        result.append((live.channel(live.TICKER), live.encode(name, _anonymous(event, typed))))
+    return result
+
+
+def _anonymous(event: Event, payment: Payment) -> dict[str, Any]:
+    return {
+        "time": to_rfc3339(int(event.time.timestamp())),
+        "amount_atomic": str(payment.charged_atomic),
+        "route": route_class(payment.route),
+        "regions": [None, payment.city],
+    }
+
+
+def _full(event: Event, typed: Payment | Blocked) -> dict[str, Any]:
+    fields = {
+        name: str(value) if name.endswith("_atomic") and value is not None else value
+        for name, value in asdict(typed).items()
+    }
+    return {"id": event.id, "time": event.time.isoformat().replace("+00:00", "Z"), **fields}
+
+
+class Publisher:
+    """Sends messages in the background, in order. While Redis is down or slow, the oldest wait and new ones are
+    dropped and counted."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(_WAITING_MAX)
+        self.is_connected = True
+
+    def offer(self, events: Iterable[Event]) -> None:
+        """Queue what people should see of `events`, which are stored."""
+        for event in events:
+            for message in messages(event):
+                try:
+                    self._waiting.put_nowait(message)
+                except asyncio.QueueFull:
+                    metrics.LIVE_DROPPED.inc()
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < _PIPELINE_MAX and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            try:
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    for channel, message in batch:
+                        pipeline.publish(channel, message)
+                    await pipeline.execute()
+            except (redis.RedisError, OSError) as error:
+                metrics.LIVE_DROPPED.inc(len(batch))
+                if self.is_connected:
+                    log.warning("live_publishing_stopped", error=str(error))
+                self.is_connected = False
+                await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
+            else:
+                self.is_connected = True
+                metrics.LIVE_PUBLISHED.inc(len(batch))
