@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,13 +57,22 @@ class Options:
 class LocalNetwork:
     """Start with `start()`, stop with `stop()`; in between, processes can be killed and started by name."""
 
-    def __init__(self, options: Options, report: Callable[[str], None] = lambda _step: None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        report: Callable[[str], None] = lambda _step: None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.options = options
         self.data_dir = options.data_dir.resolve()
         self.keys = KeyStore(self.data_dir / "keys")
         self.agent_names = [f"agent-{number + 1}" for number in range(options.agents)]
-        self.services = Services(self.data_dir / "services", profile=options.services_profile)
+        self._environ = environ
+        self.services = Services(
+            self.data_dir / "services", profile=options.services_profile, environ=environ
+        )
         self.processes: dict[str, ManagedProcess] = {}
+        self._commands: list[subprocess.Popen[bytes]] = []
         self.network: Network | None = None
         self._report = report
         self._ports = self._choose_ports()
@@ -104,12 +113,11 @@ class LocalNetwork:
             "SETTLE_MINIMUM_ATOMIC": "1",
             "CHAIN_POLL_INTERVAL_S": str(self.options.chain_poll_interval_s),
             "CELERY_BEAT_SCHEDULE_FILENAME": str(self.data_dir / "celerybeat-schedule"),
-            "LOG_LEVEL": os.environ.get("LOG_LEVEL", "INFO"),
+            "LOG_LEVEL": self._environ.get("LOG_LEVEL", "INFO"),
         }
 
     def child_environment(self) -> dict[str, str]:
-        inherited = dict(os.environ)
-        return {**inherited, **self.environment(), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        return {**self._environ, **self.environment(), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     # --- Start and stop ---------------------------------------------------------------------------------------------
 
@@ -154,6 +162,10 @@ class LocalNetwork:
 
     def stop(self) -> None:
         """Stop every process in the reverse of the money's direction, then the servers. Safe to call twice."""
+        for command in self._commands:
+            if command.poll() is None:
+                command.kill()
+                command.wait()
         # Gateways first, so that they hand what they hold to a relayer that still runs.
         first = [name for name in self.processes if name.startswith("gateway-")]
         rest = [name for name in self.processes if name not in first and name != "chain"]
@@ -285,7 +297,7 @@ class LocalNetwork:
         log_dir = self.data_dir / "log"
         log_dir.mkdir(parents=True, exist_ok=True)
         with (log_dir / f"{arguments[0]}.log").open("wb") as log:
-            return subprocess.Popen(
+            command = subprocess.Popen(
                 [sys.executable, "manage.py", *arguments],
                 env=self.child_environment(),
                 cwd=ROOT,
@@ -293,6 +305,8 @@ class LocalNetwork:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        self._commands.append(command)
+        return command
 
     def _finish(self, command: "subprocess.Popen[bytes]", name: str) -> None:
         try:
@@ -314,11 +328,11 @@ class LocalNetwork:
         marker = self.data_dir / "genesis"
         if marker.exists() and marker.read_text() == genesis:
             return
-        if "DATABASE_URL" not in os.environ:
+        if "DATABASE_URL" not in self._environ:
             with psycopg.connect(self.services.database_url, autocommit=True) as connection:
                 connection.execute("DROP SCHEMA public CASCADE")
                 connection.execute("CREATE SCHEMA public")
-        if "REDIS_URL" not in os.environ:
+        if "REDIS_URL" not in self._environ:
             redis.Redis.from_url(self.services.redis_url).flushall()
         shutil.rmtree(self.data_dir / "gateways", ignore_errors=True)
         shutil.rmtree(self.data_dir / "agents", ignore_errors=True)

@@ -1,0 +1,143 @@
+"""The whole network as processes, once per module, on servers and a chain of its own."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from solders.pubkey import Pubkey
+
+from devnet.manifest import Manifest, describe
+from devnet.network import ROOT, LocalNetwork, Options
+from machpay.chain import tokens
+from machpay.chain.client import ChainClient
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    """Poll until true; the failure names what never came."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {timeout_s:.0f} s still not: {what}")
+        time.sleep(0.1)
+
+
+@dataclass
+class Money:
+    """Every ledger balance and every channel total; equal before and after means that nothing moved."""
+
+    accounts: dict[tuple[str, str, str], int]
+    channels: dict[str, tuple[int, int]]
+
+
+class Running:
+    """A started network and the ways the tests look at it."""
+
+    def __init__(self, network: LocalNetwork) -> None:
+        self.network = network
+        self.manifest_path = network.data_dir / "demo.json"
+        self.demo: dict[str, Any] = describe(network)
+        self._database = psycopg.connect(network.services.database_url, autocommit=True)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return self._database.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+    def value(self, query: str, *parameters: object) -> Any:
+        return self.rows(query, *parameters)[0][0]
+
+    def money(self) -> Money:
+        accounts = self.rows("SELECT kind, owner, sub, balance_atomic::bigint FROM ledger_account")
+        channels = self.rows(
+            "SELECT address, charged_total_atomic::bigint, settled_atomic::bigint FROM payments_channel"
+        )
+        return Money({(k, o, s): b for k, o, s, b in accounts}, {a: (c, s) for a, c, s in channels})
+
+    def trial_balance(self) -> int:
+        return int(self.value("SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account"))
+
+    def unsettled(self) -> int:
+        query = "SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account WHERE kind = 'unsettled'"
+        return int(self.value(query))
+
+    def charged(self, gateway: str) -> int:
+        query = (
+            "SELECT coalesce(sum(charged_total_atomic), 0)::bigint FROM payments_channel WHERE gateway = %s"
+        )
+        return int(self.value(query, gateway))
+
+    def stored_digests(self, gateway: str) -> dict[str, int]:
+        """digest -> charged of every stored charged payment; fails on a digest stored twice."""
+        rows = self.rows(
+            "SELECT encode(digest, 'hex'), charged_atomic::bigint FROM payment_intents "
+            "WHERE gateway = %s AND charged_atomic > 0",
+            gateway,
+        )
+        digests = dict(rows)
+        assert len(digests) == len(rows)
+        return digests
+
+    def settle_everything(self) -> None:
+        wait_until(lambda: self.unsettled() == 0, "everything charged is settled")
+
+    def vendor_balance(self, vendor: str) -> int:
+        return asyncio.run(self._vendor_balance(vendor))
+
+    async def _vendor_balance(self, vendor: str) -> int:
+        chain_network = self.network.network
+        assert chain_network is not None
+        wallet = tokens.associated_token_address(Pubkey.from_string(vendor), chain_network.mint)
+        async with ChainClient(self.network.url("chain"), chain_network) as chain:
+            return await chain.token_balance(wallet, "finalized")
+
+    def start_payer(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.payer", "--manifest", str(self.manifest_path), *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def finish(payer: "subprocess.Popen[str]", timeout_s: float = 120.0) -> dict[str, Any]:
+    """What a payer printed; its standard error when it failed."""
+    out, err = payer.communicate(timeout=timeout_s)
+    assert payer.returncode == 0, err
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder: Path = tmp_path_factory.mktemp("network")
+    environ = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    options = Options(
+        data_dir=folder,
+        services_profile="test",
+        agents=3,
+        bond_atomic=100_000_000,
+        settle_interval_s=1.0,
+        slot_ms=100,
+        finalized_lag=3,
+        prefer_default_ports=False,
+    )
+    network = LocalNetwork(options, environ=environ)
+    try:
+        network.start()
+        Manifest(folder).write(network)
+        running = Running(network)
+        yield running
+        running.close()
+    finally:
+        network.stop()

@@ -1,0 +1,140 @@
+"""Agents pay through both gateways; the relayer, the ledger and the chain all come to the same sums."""
+
+import asyncio
+import json
+from collections import Counter
+
+import httpx
+import pytest
+
+from machpay import MachPayClient, MachPayConfig
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.signed_requests import sign_request
+from tests.e2e.conftest import Running, finish, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def liability(running: Running, agent: str, gateway_index: int) -> dict:
+    """What the relayer tells one gateway about an agent, asked with that gateway's own key."""
+    offer = running.demo["gateways"][gateway_index]["gateway"]
+    name = next(
+        n for n in ("gateway-lexicon", "gateway-atlas") if running.network.keys.get(n).pubkey == offer
+    )
+    key = running.network.keys.get(name)
+    target = f"/liability/{agent}?exclude_gateway={offer}"
+    response = httpx.get(
+        running.network.url("relayer") + target, headers=sign_request(key, "GET", target), trust_env=False
+    )
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_two_processes_on_one_key_pay_both_gateways_and_every_sum_agrees(running: Running) -> None:
+    gateways = running.demo["gateways"]
+    balances_before = {g["vendor"]: running.vendor_balance(g["vendor"]) for g in gateways}
+    payers = [
+        running.start_payer("--agent", "0", "--calls", "80", "--in-flight", "16"),
+        running.start_payer("--agent", "0", "--calls", "80", "--in-flight", "16"),
+        running.start_payer("--agent", "1", "--calls", "80", "--in-flight", "16"),
+    ]
+    results = [finish(payer) for payer in payers]
+    assert [r["failures"] for r in results] == [[], [], []]
+    assert [len(r["payments"]) for r in results] == [80, 80, 80]
+
+    held = {p["digest"]: p for r in results for p in r["payments"]}
+    assert len(held) == 240
+    charged: Counter[str] = Counter()
+    for payment in held.values():
+        charged[payment["gateway"]] += payment["charged"]
+    prices = {g["gateway"]: g["price_atomic"] for g in gateways}
+    assert all(p["charged"] == prices[p["gateway"]] for p in held.values())
+
+    for gateway in gateways:
+        name = gateway["gateway"]
+        wait_until(lambda g=name: running.charged(g) == charged[g], f"the relayer has every charge of {name}")
+        assert running.stored_digests(name) == {
+            digest: p["charged"] for digest, p in held.items() if p["gateway"] == name
+        }
+    running.settle_everything()
+    assert running.trial_balance() == 0
+    for gateway in gateways:
+        vendor = gateway["vendor"]
+        assert running.vendor_balance(vendor) - balances_before[vendor] == charged[gateway["gateway"]]
+    statuses = running.rows(
+        "SELECT status, count(*) FROM payment_intents WHERE charged_atomic > 0 GROUP BY 1"
+    )
+    assert statuses == [("SETTLED", 240)]
+    bonds = running.rows("SELECT sum(balance_atomic)::bigint FROM ledger_account WHERE kind = 'bond'")
+    assert bonds == [(3 * 100_000_000 - sum(charged.values()),)]
+
+
+def test_the_relayer_tells_each_gateway_what_the_agent_owes_elsewhere(running: Running) -> None:
+    running.settle_everything()
+    # With recon paused, what is paid now stays a liability.
+    worker = running.network.processes["worker"]
+    worker.kill()
+    try:
+        result = finish(running.start_payer("--agent", "2", "--calls", "10", "--in-flight", "2"))
+        assert result["failures"] == []
+        paid: Counter[str] = Counter()
+        for payment in result["payments"]:
+            paid[payment["gateway"]] += payment["charged"]
+        first, second = (g["gateway"] for g in running.demo["gateways"])
+        wait_until(
+            lambda: (
+                running.charged(first) + running.charged(second) > 0
+                and running.unsettled() == sum(paid.values())
+            ),
+            "the relayer has the ten payments",
+        )
+        agent = running.demo["agents"][2]["agent"]
+        for index, (own, other) in enumerate(((first, second), (second, first))):
+            answer = liability(running, agent, index)
+            assert answer["external_liability"] == paid[other]
+            assert {g["gateway_id"]: g["liability"] for g in answer["gateways"]} == {other: paid[other]}
+            snapshot = answer["snapshot"]
+            assert snapshot["liability"] == str(paid[own] + paid[other])
+            assert snapshot["bond"] == "100000000"
+            assert snapshot["lease"] is None
+            assert snapshot["status"] == "ACTIVE"
+            assert answer["channel"]["charged_total"] == str(paid[own])
+    finally:
+        worker.start()
+    running.settle_everything()
+
+
+def test_a_stranger_may_not_read_an_agents_liability(running: Running) -> None:
+    target = f"/liability/{running.demo['agents'][0]['agent']}"
+    url = running.network.url("relayer") + target
+    assert httpx.get(url, trust_env=False).status_code in (400, 401)
+    stranger = httpx.get(url, headers=sign_request(SigningKey.generate(), "GET", target), trust_env=False)
+    assert stranger.status_code == 403
+
+
+async def test_a_new_agent_deposits_reads_its_bond_and_pays(running: Running, tmp_path) -> None:
+    key = SigningKey.generate()
+    key.save(tmp_path / "agent.json")
+    network = running.network
+    fund = await asyncio.create_subprocess_exec(
+        *(network.processes["worker"].command[0], "manage.py", "demo_fund", key.pubkey, "7000000"),
+        env=network.child_environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await fund.communicate()
+    assert fund.returncode == 0, output.decode()
+    demo = {**running.demo, "agents": [{"agent": key.pubkey, "keypair_file": str(tmp_path / "agent.json")}]}
+    manifest = tmp_path / "demo.json"
+    manifest.write_text(json.dumps(demo))
+    gateway = demo["gateways"][0]
+    async with MachPayClient(MachPayConfig.from_demo(manifest)) as client:
+        assert await client.get_bond_balance() == 0
+        signature = await client.deposit_bond(5_000_000)
+        assert signature
+        assert await client.get_bond_balance() == 5_000_000
+        response = await client.pay_and_call(url=gateway["url"] + gateway["paid_path"], method="GET")
+        assert response.status_code == 200
+        assert response.payment is not None
+        assert response.payment.charged == gateway["price_atomic"]
+        assert client.verify_receipt(response.payment)
