@@ -38,7 +38,7 @@ class MethodNotAllowed(DomainError):
     status = 405
 
 
-class ClientGone(Exception):  # noqa: N818  nothing went wrong
+class ClientGone(Exception):
     """The client hung up before its request was complete; there is nobody to answer."""
 
 

@@ -24,13 +24,13 @@ class RequestIdMiddleware:
         if iscoroutinefunction(self.get_response):
             return self._answer_async(request, request_id)
         response = self.get_response(request)
-        assert isinstance(response, HttpResponse)  # noqa: S101  narrows for the type checker
+        assert isinstance(response, HttpResponse)
         response[HEADER] = request_id
         return response
 
     async def _answer_async(self, request: HttpRequest, request_id: str) -> HttpResponse:
         answer = self.get_response(request)
-        assert not isinstance(answer, HttpResponse)  # noqa: S101  narrows for the type checker
+        assert not isinstance(answer, HttpResponse)
         response = await answer
         response[HEADER] = request_id
         return response

@@ -1,8 +1,9 @@
 """Range partitions by hour, day or month, created ahead of time.
 
 An app declares `PartitionedTable`s, registers them in `AppConfig.ready()` and creates the parent with
-`apps.core.partitioned_models.CreatePartitionedModel`. What exists is read from PostgreSQL's catalogue, never assumed, and there
-is no DEFAULT partition: rows in one would block the creation of the partition they belong to. All bounds are UTC.
+`apps.core.partitioned_models.CreatePartitionedModel`. What exists is read from PostgreSQL's catalogue, never
+assumed, and there is no DEFAULT partition: rows in one would block the creation of the partition they belong
+to. All bounds are UTC.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""One lazily made Redis client per process and kind. Connections are pooled; nothing connects before the first command."""
+"""One lazily made Redis client per process and kind. Connections are pooled; nothing connects before the
+first command."""
 
 from functools import cache
 

@@ -51,7 +51,11 @@ def total(kind: AccountKind, currency: str, *, owner: str | None = None) -> int:
 
 def balances_by_owner(kind: AccountKind, currency: str) -> dict[str, int]:
     """The balance of each owner of accounts of a kind, summed over `sub`."""
-    rows = Account.objects.filter(kind=kind, currency=currency).values_list("owner").annotate(Sum("balance_atomic"))
+    rows = (
+        Account.objects.filter(kind=kind, currency=currency)
+        .values_list("owner")
+        .annotate(Sum("balance_atomic"))
+    )
     return {owner: int(amount) for owner, amount in rows}
 
 
@@ -84,7 +88,11 @@ def statement(account: AccountRef, *, after_version: int = 0, limit: int = 100) 
 
 def trial_balance() -> list[TrialBalance]:
     """One trial balance per currency, from the accounts' balances in one statement."""
-    rows = Account.objects.values_list("currency", "kind").annotate(Sum("balance_atomic")).order_by("currency", "kind")
+    rows = (
+        Account.objects.values_list("currency", "kind")
+        .annotate(Sum("balance_atomic"))
+        .order_by("currency", "kind")
+    )
     currencies: dict[str, dict[str, int]] = {}
     for currency, kind, amount in rows:
         currencies.setdefault(currency, {})[kind] = int(amount)

@@ -1,4 +1,5 @@
-"""Intents, channels and the gateway registry; the mirror of the chain; settlements as rows. Home of the relayer process.
+"""Intents, channels and the gateway registry; the mirror of the chain; settlements as rows. Home of the
+relayer process.
 
     models      what is stored
     services    every write: intake, heartbeats, the chain mirror, settlement rows

@@ -1,7 +1,8 @@
 """Posting transfers: in bulk, with a number of SQL statements that does not depend on how many.
 
-Inside the caller's transaction: create missing accounts, lock all accounts in id order, look the keys up, compute the running
-balances, and write balances, transfers and entries with one statement, at whose end the database checks all of it.
+Inside the caller's transaction: create missing accounts, lock all accounts in id order, look the keys up,
+compute the running balances, and write balances, transfers and entries with one statement, at whose end the
+database checks all of it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -77,9 +78,10 @@ class _Balance:
 def post(transfers: Sequence[Transfer]) -> list[Posted]:
     """Store `transfers` in order, all or none, and return them in that order.
 
-    A key that is stored already with the same content is returned as it is (`replayed=True`) and moves nothing; accounts that
-    do not exist yet begin at zero. Must run inside the caller's transaction, whose other writes then commit with it, and takes
-    row locks on the accounts in id order: lock nothing that another caller locks before calling `post`.
+    A key that is stored already with the same content is returned as it is (`replayed=True`) and moves
+    nothing; accounts that do not exist yet begin at zero. Must run inside the caller's transaction, whose
+    other writes then commit with it, and takes row locks on the accounts in id order: lock nothing that
+    another caller locks before calling `post`.
 
     Raises `InvalidTransfer`, `IdempotencyConflict`, `InsufficientFunds`; after any of them roll the transaction back.
     """
@@ -109,7 +111,9 @@ def _distinct(transfers: Sequence[Transfer]) -> dict[str, Transfer]:
         accounts = {leg.account for leg in transfer.legs}
         if len(transfer.legs) < 2 or len(accounts) != len(transfer.legs):
             raise InvalidTransfer(f"{transfer.key}: a transfer has two or more legs, one per account")
-        if sum(leg.amount_atomic for leg in transfer.legs) or not all(leg.amount_atomic for leg in transfer.legs):
+        if sum(leg.amount_atomic for leg in transfer.legs) or not all(
+            leg.amount_atomic for leg in transfer.legs
+        ):
             raise InvalidTransfer(f"{transfer.key}: the legs do not sum to zero, or one of them is zero")
         if len({account.currency for account in accounts}) != 1:
             raise InvalidTransfer(f"{transfer.key}: the legs are of several currencies")
@@ -122,11 +126,14 @@ def _lock_accounts(cursor: CursorWrapper, transfers: Iterable[Transfer]) -> dict
     """Every account of `transfers`, created where missing and locked in id order."""
     refs = sorted({leg.account for transfer in transfers for leg in transfer.legs})
     columns = [list(column) for column in zip(*refs, strict=True)]
-    # Creating comes before any lock and in the order of the names: callers that create the same accounts wait for each other
-    # while they hold nothing else that another could want.
+    # Creating comes before any lock and in the order of the names: callers that create the same accounts wait
+    # for each other while they hold nothing else that another could want.
     cursor.execute(_CREATE_ACCOUNTS, columns)
     cursor.execute(_LOCK_ACCOUNTS, columns)
-    balances = (_Balance(id_, AccountRef(*name), int(balance), version) for id_, *name, balance, version in cursor.fetchall())
+    rows = cursor.fetchall()
+    balances = (
+        _Balance(id_, AccountRef(*name), int(balance), version) for id_, *name, balance, version in rows
+    )
     return {balance.ref: balance for balance in balances}
 
 
@@ -147,7 +154,9 @@ def _write(
         cursor.execute(_WRITE, columns)
     except IntegrityError as error:
         if isinstance(error.__cause__, pg.UniqueViolation):
-            # Same content means same accounts, and those are locked: whoever stored this key meanwhile moved other accounts.
-            raise IdempotencyConflict("a transfer with one of these keys was stored with other content") from error
+            # Same content means same accounts, and those are locked: whoever stored this key meanwhile moved others.
+            raise IdempotencyConflict(
+                "a transfer with one of these keys was stored with other content"
+            ) from error
         raise
     return {key: Posted(id_, key, replayed=False) for id_, key in cursor.fetchall()}

@@ -11,9 +11,10 @@ from apps.payments.models.parties import AgentMirror, Gateway
 class Channel(models.Model):
     """Running totals of a channel, off-chain and on-chain.
 
-    `highest_*` is H, the highest voucher seen: its cumulative, context and signature. `charged_total_atomic` sums the charges
-    of stored intents. `settled_atomic` and what follows mirror the chain at finalised slot `slot`. `credited_atomic` is what
-    the ledger has posted as earned: max(charged, settled), since a claim may be ahead of the recorded charges.
+    `highest_*` is H, the highest voucher seen: its cumulative, context and signature. `charged_total_atomic`
+    sums the charges of stored intents. `settled_atomic` and what follows mirror the chain at finalised slot
+    `slot`. `credited_atomic` is what the ledger has posted as earned: max(charged, settled), since a claim
+    may be ahead of the recorded charges.
     """
 
     address = PubkeyField(primary_key=True)

@@ -12,11 +12,11 @@ INTENT_PARTITIONS = PartitionedTable("payment_intents", "month", ahead=3, behind
 
 
 class PaymentIntent(models.Model):
-    """One resolved payment. The table is partitioned by `nonce_time`, the time inside the nonce, so that the same nonce always
-    meets itself in one partition and a primary key can refuse it.
+    """One resolved payment. The table is partitioned by `nonce_time`, the time inside the nonce, so that the
+    same nonce always meets itself in one partition and a primary key can refuse it.
 
-    `charged_through_atomic` is the sum of charges of the channel up to and including this intent: once the chain's watermark
-    has reached it, the intent is settled.
+    `charged_through_atomic` is the sum of charges of the channel up to and including this intent: once the
+    chain's watermark has reached it, the intent is settled.
     """
 
     class Status(models.TextChoices):
@@ -83,8 +83,8 @@ class PaymentIntent(models.Model):
 
 
 class Equivocation(models.Model):
-    """One agent signed one nonce on two channels. `evidence` holds both as items of `POST /settlements`, which is all that
-    `slash_equivocation` needs. `channel_a` < `channel_b`."""
+    """One agent signed one nonce on two channels. `evidence` holds both as items of `POST /settlements`,
+    which is all that `slash_equivocation` needs. `channel_a` < `channel_b`."""
 
     class Status(models.TextChoices):
         OPEN = "OPEN", "found"

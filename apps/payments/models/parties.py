@@ -42,8 +42,8 @@ class Gateway(models.Model):
 class AgentMirror(models.Model):
     """An agent: its bond account at finalised slot `slot`, and the limits and status the network enforces.
 
-    `slot` 0 means the chain was not asked yet. `deposits_posted_atomic` is how much of `deposited_total_atomic` the ledger
-    has; only `services.chain_mirror` raises it, together with the ledger.
+    `slot` 0 means the chain was not asked yet. `deposits_posted_atomic` is how much of
+    `deposited_total_atomic` the ledger has; only `services.chain_mirror` raises it, together with the ledger.
     """
 
     class Status(models.TextChoices):

@@ -1,0 +1,41 @@
+"""The one order in which this app locks rows; whoever locks several takes them through here.
+
+    chain cursor -> agents (by key) -> channels (by address) -> settlements -> ledger accounts (by id, inside `post`)
+
+Sorting happens here and compares bytes, as the database does for these columns. Rows are locked FOR NO KEY
+UPDATE, so that foreign keys pointing at them can still be inserted.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db.models import QuerySet
+
+from apps.payments.models import AgentMirror, ChainCursor, Channel
+
+
+def lock_cursor() -> ChainCursor:
+    """The chain cursor, locked; only one process applies chain state at a time."""
+    ChainCursor.objects.bulk_create([ChainCursor()], ignore_conflicts=True)
+    return ChainCursor.objects.select_for_update(no_key=True).get()
+
+
+def lock_agents(agents: Iterable[str]) -> dict[str, AgentMirror]:
+    """Rows of `agents`, created where missing, locked in order."""
+    wanted = sorted(set(agents))
+    known = set(AgentMirror.objects.filter(agent__in=wanted).values_list("agent", flat=True))
+    if len(known) < len(wanted):
+        AgentMirror.objects.bulk_create(
+            [AgentMirror(agent=agent) for agent in wanted if agent not in known], ignore_conflicts=True
+        )
+    return {row.agent: row for row in _lock(AgentMirror.objects.filter(agent__in=wanted).order_by("agent"))}
+
+
+def lock_channels(addresses: Iterable[str]) -> dict[str, Channel]:
+    """Existing rows of `addresses`, locked in order; missing ones are absent from the answer."""
+    wanted = sorted(set(addresses))
+    return {row.address: row for row in _lock(Channel.objects.filter(address__in=wanted).order_by("address"))}
+
+
+def _lock(rows: QuerySet[Any]) -> QuerySet[Any]:
+    return rows.select_for_update(no_key=True)

@@ -1,0 +1,8 @@
+"""Every write of the payments app, one module per subject.
+
+network        which network this database belongs to
+gateways       the gateway registry and heartbeats
+intake         storing resolved payments
+chain_mirror   following finalised chain state, ledger included
+settlements    settlement transactions as rows: claim, store, transitions
+"""
