@@ -1,0 +1,1 @@
+"""The Solana program, how it is built, and the local chain that runs it. Imports only `machpay`."""
