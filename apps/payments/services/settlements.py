@@ -77,7 +77,8 @@ class OpenSettlement:
 def claim_due_channels(
     *, policy: DuePolicy, limit: int, vendor: str | None = None, now: datetime | None = None
 ) -> list[DueChannel]:
-    """Lock up to `limit` due channels that no settlement has under way, the longest unsettled first.
+    """Lock up to `limit` due channels that no settlement has under way, the longest unsettled first. Those
+    of agents with an empty bond are not due: there is nothing to pay them from.
 
     Rows that another worker has claimed are skipped. The claim lasts as long as the caller's transaction
     (required): build and sign inside it, without I/O, and call `store_settlement` for what was signed.
@@ -89,13 +90,16 @@ def claim_due_channels(
     due = (
         Channel.objects.filter(in_flight=None, unsettled_since__isnull=False, highest_cumulative_atomic__gt=0)
         .filter(Q(settle_after=None) | Q(settle_after__lte=moment))
+        .filter(Q(agent__bond_atomic__gt=0) | Q(agent__forfeited_atomic__gt=0))
         .alias(payable=payable)
         .filter(payable__gte=max(policy.minimum_atomic, 1))
         .filter(Q(payable__gte=policy.trigger_atomic) | Q(unsettled_since__lte=moment - policy.max_age))
     )
     if vendor is not None:
         due = due.filter(vendor=vendor)
-    rows = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True)[:limit]
+    rows = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))[
+        :limit
+    ]
     return [
         DueChannel(
             address=row.address,
@@ -168,22 +172,23 @@ def open_settlements(*, limit: int = 200) -> list[OpenSettlement]:
     ]
 
 
-def mark_sent(settlement_id: int) -> bool:
-    """The RPC server took the bytes, for the first time or again."""
+def begin_send(settlement_id: int, *, send_count: int) -> bool:
+    """Record that the stored bytes are about to be sent, for the first time (`send_count` 0) or again; commit
+    before sending.
+
+    `send_count` is how many sends the caller knows of. False if another worker has begun one since, or the
+    outcome is known: then do not send.
+    """
     return bool(
-        _in(settlement_id, State.PENDING, State.SENT, State.UNKNOWN).update(
-            state=State.SENT, sent_at=Coalesce("sent_at", Now()), send_count=F("send_count") + 1
-        )
+        _in(settlement_id, State.PENDING, State.SENT, State.UNKNOWN)
+        .filter(send_count=send_count)
+        .update(state=State.SENT, sent_at=Coalesce("sent_at", Now()), send_count=send_count + 1)
     )
 
 
 def mark_unknown(settlement_id: int, *, error: str) -> bool:
     """A send ended without an answer: the bytes may or may not have arrived."""
-    return bool(
-        _in(settlement_id, State.PENDING, State.SENT).update(
-            state=State.UNKNOWN, error=error[:200], send_count=F("send_count") + 1
-        )
-    )
+    return bool(_in(settlement_id, State.SENT).update(state=State.UNKNOWN, error=error[:200]))
 
 
 def mark_confirmed(settlement_id: int, *, slot: int) -> bool:
@@ -209,17 +214,18 @@ def mark_finalized(settlement_id: int, *, slot: int) -> bool:
     )
 
 
-def mark_failed(settlement_id: int, *, error: str) -> bool:
-    """The transaction is certain to have no effect: rolled back in a final block, or its last valid height is
-    final and the look-up through history found nothing. Frees its channels, which wait longer after every
-    failure."""
+def mark_failed(settlement_id: int, *, error: str, send_count: int | None = None) -> bool:
+    """The transaction is certain to have no effect: rolled back in a final block; or its last valid height is
+    final and the look-up through history found nothing; or the RPC server refused its first send, and
+    `send_count` 1 says that no other was begun. Frees its channels, which wait longer after every failure."""
     with transaction.atomic():
         channels = lock_channels(
             SettlementItem.objects.filter(settlement=settlement_id).values_list("channel_id", flat=True)
         )
-        failed = _in(settlement_id, *OPEN_STATES).update(
-            state=State.FAILED, error=error[:200], ended_at=Now()
-        )
+        still_open = _in(settlement_id, *OPEN_STATES)
+        if send_count is not None:
+            still_open = still_open.filter(send_count=send_count)
+        failed = still_open.update(state=State.FAILED, error=error[:200], ended_at=Now())
         if not failed:
             return False
         release([row for row in channels.values() if row.in_flight_id == settlement_id], progressed=False)
