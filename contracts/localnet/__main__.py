@@ -1,0 +1,65 @@
+"""`python -m contracts.localnet`: the local chain from the command line."""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from contracts.localnet.ledger import Program
+from contracts.localnet.server import Settings, StateInUseError, serve
+
+
+def main(argv: list[str]) -> int:
+    """Parse the options and serve; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m contracts.localnet", description="A local Solana chain.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8899, help="0 takes a free one (default: 8899)")
+    parser.add_argument(
+        "--state", type=Path, default=Path("var/localnet"), help="state folder (var/localnet)"
+    )
+    parser.add_argument("--program", type=Path, help="program to deploy at start (.so)")
+    identity = parser.add_mutually_exclusive_group()
+    identity.add_argument("--program-id", type=Pubkey.from_string, metavar="PUBKEY")
+    identity.add_argument("--program-keypair", "--program-id-keypair", type=Path, metavar="FILE")
+    parser.add_argument("--upgrade-authority", type=Pubkey.from_string, metavar="PUBKEY")
+    parser.add_argument("--slot-ms", type=int, default=200)
+    parser.add_argument("--finalized-lag", type=int, default=4, help="slots from processed to finalized")
+    options = parser.parse_args(argv)
+    if options.slot_ms < 1 or options.finalized_lag < 1:
+        parser.error("--slot-ms and --finalized-lag must be at least 1")
+
+    program = None
+    if options.program is not None:
+        program_id = options.program_id
+        if options.program_keypair is not None:
+            program_id = _keypair(options.program_keypair).pubkey()
+        if program_id is None:
+            parser.error("--program needs --program-id or --program-keypair")
+        program = Program(program_id, options.program.read_bytes(), options.upgrade_authority)
+    logging.basicConfig(level=logging.INFO, format="localnet: %(message)s", stream=sys.stderr)
+    settings = Settings(
+        host=options.host,
+        port=options.port,
+        state=options.state,
+        slot_ms=options.slot_ms,
+        finalized_lag=options.finalized_lag,
+        program=program,
+    )
+    try:
+        serve(settings)
+    except (StateInUseError, OSError) as error:
+        print(f"localnet: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _keypair(path: Path) -> Keypair:
+    return Keypair.from_bytes(bytes(json.loads(path.read_text())))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,342 @@
+"""The chain: slots, accounts as of each commitment, transactions and their statuses, made durable together.
+
+One thread. Everything here happens at once and in memory; what it changed is on disk after `commit()`, which
+the RPC calls before it answers.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from solders.account import Account
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.message import MessageV0
+from solders.pubkey import Pubkey
+from solders.signature import Signature
+from solders.system_program import ID as SYSTEM_PROGRAM
+from solders.system_program import TransferParams, transfer
+from solders.transaction import VersionedTransaction
+
+from contracts.localnet.bank import Bank, Outcome
+from contracts.localnet.errors import BadSignature, ChainBroken, MalformedTransaction, TransactionRefused
+from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Blockhashes, Commitment, SlotClock, last_valid_height
+from contracts.localnet.storage import Storage, StoredTransaction
+from contracts.localnet.transactions import AccountKeys, account_keys, decode, meta_json
+from contracts.localnet.versions import Versions
+
+FAUCET_LAMPORTS = 500_000_000 * 1_000_000_000
+MEMO_PROGRAM = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a landed transaction stands. `err` is a TransactionError as JSON, None on success."""
+
+    slot: int
+    err: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to deploy at start; its file wins over what the chain remembers."""
+
+    program_id: Pubkey
+    elf: bytes
+    upgrade_authority: Pubkey | None
+
+
+class Ledger:
+    """One chain over one state folder. Raises the errors of `contracts.localnet.errors`."""
+
+    def __init__(
+        self, folder: Path, *, slot_ms: int = 200, finalized_lag: int = 4, programs: Iterable[Program] = ()
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._storage = Storage(folder / "chain.sqlite3")
+        self._bank = Bank()
+        self._versions = Versions()
+        self._recent: dict[Signature, Status] = {}
+        genesis = self._storage.fact("genesis_hash")
+        self.genesis_hash = Hash.from_string(genesis) if genesis else Hash(secrets.token_bytes(32))
+        self.clock = self._start_clock(slot_ms, finalized_lag)
+        self._blockhashes = Blockhashes(self.genesis_hash)
+        self._restore(programs)
+        self._faucet = self._open_faucet()
+        self._storage.set_fact("genesis_hash", str(self.genesis_hash))
+        self._slot = -1
+        self._slot_hashes_at = -1
+        self.advance()
+        self.commit()
+
+    # Time
+
+    def advance(self) -> None:
+        """Move to the slot the clock says; call before serving anything."""
+        slot = self.clock.slot()
+        if slot == self._slot:
+            return
+        self._slot = slot
+        self._blockhashes.advance(slot)
+        self._versions.forget_through(self.slot(Commitment.finalized))
+        self._bank.set_clock(slot, self.clock.unix_timestamp())
+        for signature, status in list(self._recent.items()):
+            # In the order they landed: the first young one ends it.
+            if slot <= last_valid_height(status.slot):
+                break
+            del self._recent[signature]
+
+    def move_clock(self, seconds: int) -> None:
+        """Move the time that programs see, forward or back; kept across restarts. Slots are not affected."""
+        self.clock.offset_s += seconds
+        self._storage.set_fact("clock_offset_s", str(self.clock.offset_s))
+        self._bank.set_clock(self._slot, self.clock.unix_timestamp())
+
+    def slot(self, commitment: Commitment) -> int:
+        """Return the newest slot at this commitment; it is the block height too."""
+        return max(self._slot - self.clock.slots_behind(commitment), 0)
+
+    def commitment_of(self, slot: int) -> Commitment:
+        """Return how settled a slot is."""
+        return max(level for level in Commitment if slot <= self.slot(level))
+
+    def latest_blockhash(self, commitment: Commitment) -> tuple[Hash, int]:
+        """Return the newest blockhash and the last block height at which it may be used."""
+        slot = self.slot(commitment)
+        return self._blockhashes.of(slot), last_valid_height(slot)
+
+    def is_blockhash_valid(self, blockhash: Hash, commitment: Commitment) -> bool:
+        """Whether a transaction naming this hash may still land, as that commitment sees it."""
+        slot = self._blockhashes.slot_of(blockhash)
+        return slot is not None and slot <= self.slot(commitment)
+
+    # Accounts
+
+    def account(self, address: Pubkey, commitment: Commitment) -> Account | None:
+        """Return an account as it was at the end of the commitment's slot, or None."""
+        if commitment is not Commitment.processed:
+            earlier = self._versions.find(self.slot(commitment), address)
+            if earlier is not None:
+                return earlier[0]
+        return self._bank.account(address)
+
+    def owned_by(self, program: Pubkey, commitment: Commitment) -> list[tuple[Pubkey, Account]]:
+        """Return every account of a program as of the commitment's slot, in the order of their addresses."""
+        accounts: dict[Pubkey, Account | None] = dict(self._bank.owned_by(program))
+        if commitment is not Commitment.processed:
+            accounts |= self._versions.changed_after(self.slot(commitment))
+        owned = [
+            (key, account)
+            for key, account in accounts.items()
+            if account is not None and account.owner == program
+        ]
+        return sorted(owned, key=lambda entry: bytes(entry[0]))
+
+    def rent_exempt_minimum(self, size: int) -> int:
+        """Return the lamports an account of `size` bytes must hold."""
+        return self._bank.rent_exempt_minimum(size)
+
+    # Transactions
+
+    def send(self, raw: bytes, *, skip_preflight: bool) -> Signature:
+        """Run a transaction in the open slot and return its signature.
+
+        With preflight, one that would fail is refused (BadSignature, TransactionRefused) and leaves no trace.
+        Without, a failing one lands and pays its fee, and one that no block may contain is dropped: its
+        status stays unknown. Bytes that are no transaction raise MalformedTransaction either way.
+        """
+        transaction = decode(raw)
+        signature = transaction.signatures[0]
+        blocked = self._blocked(transaction)
+        if not skip_preflight:
+            trial = self.simulate(transaction, verify=True)
+            if trial.err is not None:
+                raise TransactionRefused(trial)
+        if blocked is None:
+            self._land(transaction, raw)
+        return signature
+
+    def simulate(
+        self, transaction: VersionedTransaction, *, verify: bool, any_blockhash: bool = False
+    ) -> Outcome:
+        """Run a transaction on the newest state and keep nothing. Raises BadSignature, MalformedTransaction."""
+        self._prepare()
+        outcome = self._bank.simulate(transaction, verify=verify)
+        if outcome.err == "SignatureFailure":
+            raise BadSignature("Transaction signature verification failure")
+        if outcome.err == "SanitizeFailure":
+            raise MalformedTransaction(
+                "invalid transaction: Transaction failed to sanitize accounts offsets correctly"
+            )
+        blocked = None if any_blockhash else self._blocked(transaction)
+        return outcome if blocked is None else _not_run(blocked)
+
+    def airdrop(self, address: Pubkey, lamports: int) -> Signature:
+        """Send lamports from the faucet; the signature is of an ordinary transfer."""
+        # The memo makes each one different: two equal airdrops in one slot would be the same transaction.
+        unique = Instruction(MEMO_PROGRAM, secrets.token_hex(8).encode(), [])
+        pay = transfer(
+            TransferParams(from_pubkey=self._faucet.pubkey(), to_pubkey=address, lamports=lamports)
+        )
+        blockhash, _ = self.latest_blockhash(Commitment.processed)
+        message = MessageV0.try_compile(self._faucet.pubkey(), [pay, unique], [], blockhash)
+        return self.send(bytes(VersionedTransaction(message, [self._faucet])), skip_preflight=False)
+
+    def status(self, signature: Signature, *, search_history: bool) -> Status | None:
+        """Return the status of a recent transaction, or with `search_history` of any kept one."""
+        status = self._recent.get(signature)
+        if status is None and search_history:
+            stored = self._storage.transaction(signature)
+            if stored is not None:
+                status = Status(stored.slot, json.loads(stored.err) if stored.err else None)
+        return status
+
+    def transaction(self, signature: Signature, commitment: Commitment) -> StoredTransaction | None:
+        """Return a kept transaction once its slot has reached the commitment."""
+        stored = self._storage.transaction(signature)
+        return stored if stored is not None and stored.slot <= self.slot(commitment) else None
+
+    def transactions_of(
+        self,
+        address: Pubkey,
+        commitment: Commitment,
+        *,
+        before: Signature | None,
+        until: Signature | None,
+        limit: int,
+    ) -> list[StoredTransaction]:
+        """Return kept transactions that mention an address, newest first."""
+        return self._storage.transactions_of(
+            address, through_slot=self.slot(commitment), before=before, until=until, limit=limit
+        )
+
+    def transaction_count(self) -> int:
+        """Return how many transactions have landed since genesis."""
+        return self._storage.transaction_count()
+
+    def account_keys(self, transaction: VersionedTransaction) -> AccountKeys:
+        """Return the addresses of a transaction, with its lookup tables as they are now."""
+        return account_keys(transaction, self._bank.account)
+
+    def commit(self) -> None:
+        """Make everything done so far durable."""
+        self._storage.commit()
+
+    def close(self) -> None:
+        """Commit and close the file."""
+        self._storage.close()
+
+    def _blocked(self, transaction: VersionedTransaction) -> str | None:
+        if transaction.signatures[0] in self._recent:
+            return "AlreadyProcessed"
+        if self._blockhashes.slot_of(transaction.message.recent_blockhash) is None:
+            return "BlockhashNotFound"
+        return None
+
+    def _prepare(self) -> None:
+        """Bring the sysvars that only programs read up to the open slot."""
+        if self._slot_hashes_at != self._slot:
+            self._slot_hashes_at = self._slot
+            self._bank.set_slot_hashes(self._blockhashes.before(self._slot))
+
+    def _land(self, transaction: VersionedTransaction, raw: bytes) -> None:
+        self._prepare()
+        keys = self.account_keys(transaction)
+        before = {key: self._bank.account(key) for key in keys.writable}
+        lamports_before = [self._bank.lamports(key) for key in keys.all]
+        outcome = self._bank.execute(transaction)
+        if not outcome.landed:
+            return
+        try:
+            self._write_down(transaction, raw, keys, before, lamports_before, outcome)
+        except Exception as error:
+            raise ChainBroken(f"transaction {transaction.signatures[0]} ran but was not kept") from error
+
+    def _write_down(
+        self,
+        transaction: VersionedTransaction,
+        raw: bytes,
+        keys: AccountKeys,
+        before: dict[Pubkey, Account | None],
+        lamports_before: list[int],
+        outcome: Outcome,
+    ) -> None:
+        after = {key: self._bank.account(key) for key in keys.writable}
+        for key, account in after.items():
+            if account != before[key]:
+                self._versions.keep(self._slot, key, before[key])
+                self._storage.set_account(key, account)
+        signature = transaction.signatures[0]
+        self._recent[signature] = Status(self._slot, outcome.err)
+        self._storage.add_transaction(
+            signature=signature,
+            slot=self._slot,
+            block_time=self.clock.unix_timestamp(),
+            err=None if outcome.err is None else msgspec.json.encode(outcome.err).decode(),
+            raw=raw,
+            meta=meta_json(
+                outcome=outcome,
+                keys=keys,
+                lamports_before=lamports_before,
+                lamports_after=[self._bank.lamports(key) for key in keys.all],
+                before=before,
+                after=after,
+                get_account=self._bank.account,
+            ),
+            addresses=keys.all,
+        )
+
+    # Start-up
+
+    def _start_clock(self, slot_ms: int, finalized_lag: int) -> SlotClock:
+        """Continue where the wall clock says the chain would be, past every slot that was ever answered.
+
+        At least a finalisation behind the last transaction, so that a restart never shows one less settled than it was.
+        """
+        offset_s = int(self._storage.fact("clock_offset_s") or 0)
+        anchor = self._storage.fact("anchor")
+        slot = finalized_lag
+        clock = SlotClock(anchor_slot=slot, slot_ms=slot_ms, finalized_lag=finalized_lag, offset_s=offset_s)
+        wall_ms = clock.wall_ms()
+        if anchor is not None:
+            then_slot, then_ms, then_slot_ms = json.loads(anchor)
+            elapsed = then_slot + (wall_ms - then_ms) // then_slot_ms
+            slot = max(elapsed, then_slot, self._storage.last_slot()) + finalized_lag + 1
+        clock.anchor_slot = slot
+        self._storage.set_fact("anchor", json.dumps([slot, wall_ms, slot_ms]))
+        return clock
+
+    def _restore(self, programs: Iterable[Program]) -> None:
+        deployed: set[Pubkey] = set()
+        for program in programs:
+            deployed.update(
+                self._bank.load_program(program.program_id, program.elf, program.upgrade_authority)
+            )
+        accounts = [
+            (address, account) for address, account in self._storage.accounts() if address not in deployed
+        ]
+        # A program can only be put once the account with its code is there.
+        for address, account in sorted(accounts, key=lambda entry: entry[1].executable):
+            self._bank.put(address, account)
+        for signature, slot, err in self._storage.outcomes_since(self.clock.anchor_slot - BLOCKHASH_AGE_MAX):
+            self._recent[signature] = Status(slot, json.loads(err) if err else None)
+
+    def _open_faucet(self) -> Keypair:
+        seed = self._storage.fact("faucet")
+        if seed is not None:
+            return Keypair.from_base58_string(seed)
+        faucet = Keypair()
+        self._storage.set_fact("faucet", str(faucet))
+        account = Account(FAUCET_LAMPORTS, b"", SYSTEM_PROGRAM)
+        self._bank.put(faucet.pubkey(), account)
+        self._storage.set_account(faucet.pubkey(), account)
+        return faucet
+
+
+def _not_run(err: str) -> Outcome:
+    return Outcome(err=err, landed=False, logs=[], inner_instructions=[], return_data=None, units=0, fee=0)
