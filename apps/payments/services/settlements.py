@@ -97,9 +97,7 @@ def claim_due_channels(
     )
     if vendor is not None:
         due = due.filter(vendor=vendor)
-    rows = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))[
-        :limit
-    ]
+    claimed = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))
     return [
         DueChannel(
             address=row.address,
@@ -112,7 +110,7 @@ def claim_due_channels(
             up_to_atomic=row.charged_total_atomic,
             settled_atomic=row.settled_atomic,
         )
-        for row in rows
+        for row in claimed[:limit]
     ]
 
 

@@ -1,0 +1,71 @@
+"""Judging one delivered item by itself: well formed, signed by whom it says, and of a time that can be stored.
+
+Pure and thread-safe: no database, no clock of its own. What is refused here is refused for ever unless `retry` says otherwise;
+nothing is ever refused for a business reason, because a served payment's claim would be lost with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+from solders.pubkey import Pubkey
+
+from machpay.chain.network import Network
+from machpay.protocol.encoding import parse_pubkey
+from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.nonces import lifetime_is_allowed, nonce_unix_ms
+from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item, verify_item
+
+MAX_AGE: Final = timedelta(days=60)
+"""Older nonces are refused as `too_old`. Partitions reach further back than this, so what is accepted can be stored."""
+MAX_AHEAD: Final = timedelta(days=1)
+"""Clocks do not differ by more; a nonce from further ahead is refused for now as `not_yet`."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An item that may be stored, with its digest and the time inside its nonce."""
+
+    payment: ResolvedPayment
+    digest: bytes
+    nonce_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item that is not stored. `digest` is empty if the item is too malformed to have one."""
+
+    digest: bytes
+    code: str
+    retry: bool = False
+
+
+def check_items(
+    items: Sequence[msgspec.Raw], *, network: Network, gateway: Pubkey, now: datetime
+) -> list[Verified | Refused]:
+    """Check items sent by `gateway`, in order. Costs about 150 microseconds an item, most of it without the GIL."""
+    return [_check_item(item, network, gateway, now) for item in items]
+
+
+def _check_item(raw: msgspec.Raw, network: Network, gateway: Pubkey, now: datetime) -> Verified | Refused:
+    try:
+        item = decode_item(raw)
+        channel = network.channel(parse_pubkey(item.agent, "agent"), gateway)
+        payment = parse_item(item, gateway=gateway, channel=channel)
+    except MalformedError as error:
+        return Refused(b"", error.code)
+    digest = payment.intent.digest
+    nonce_time = _EPOCH + timedelta(milliseconds=nonce_unix_ms(payment.intent.nonce))
+    if not verify_item(payment):
+        return Refused(digest, RefusalCode.INVALID_SIGNATURE)
+    if not lifetime_is_allowed(payment.intent.nonce, payment.intent.deadline):
+        return Refused(digest, RefusalCode.NONCE_REPLAYED)
+    if nonce_time < now - MAX_AGE:
+        return Refused(digest, "too_old")
+    if nonce_time > now + MAX_AHEAD:
+        return Refused(digest, "not_yet", retry=True)
+    return Verified(payment, digest, nonce_time)
