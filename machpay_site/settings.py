@@ -113,6 +113,7 @@ MINT_AUTHORITY_KEYPAIR = env.text("MINT_AUTHORITY_KEYPAIR", default="")  # the d
 # --- Recon ------------------------------------------------------------------------------------------------------------
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
+SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
 OPTIMISTIC_AGENT_CAP_ATOMIC = env.integer("OPTIMISTIC_AGENT_CAP_ATOMIC", default=100_000_000)
 
