@@ -125,9 +125,26 @@ class AgentAccount:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         bump, f = _unpack(_AGENT_ACCOUNT, "AgentAccount", data)
-        slashed, agent, mint, owner = f[:4]
+        slashed, agent, mint, owner, *amounts, reporter, set_aside, window_end = f[:12]
+        bond, open_claims, pending_withdrawal, withdrawal_unlock, forfeited = amounts
         return cls(
-            bump, bool(slashed), Pubkey(agent), Pubkey(mint), Pubkey(owner), *f[4:9], _optional(f[9]), *f[10:]
+            bump=bump,
+            slashed=bool(slashed),
+            agent=Pubkey(agent),
+            mint=Pubkey(mint),
+            owner=Pubkey(owner),
+            bond=bond,
+            open_claims=open_claims,
+            pending_withdrawal=pending_withdrawal,
+            withdrawal_unlock=withdrawal_unlock,
+            forfeited=forfeited,
+            reporter=_optional(reporter),
+            reporter_set_aside=set_aside,
+            window_end=window_end,
+            deposited_total=f[12],
+            paid_total=f[13],
+            withdrawn_total=f[14],
+            swept_total=f[15],
         )
 
 

@@ -27,7 +27,7 @@ class DecodeError(ChainError):
 
 
 class RpcUnavailable(ChainError):
-    """The RPC server did not answer, or not with what was asked. A transaction sent with this outcome may still land."""
+    """The RPC server did not answer, or not with what was asked. What was sent may still land."""
 
 
 class TransactionRejected(ChainError):

@@ -70,7 +70,10 @@ def create_ata_idempotent(*, payer: Pubkey, owner: Pubkey, mint: Pubkey) -> Inst
 def create_mint(
     *, payer: Pubkey, mint: Pubkey, authority: Pubkey, decimals: int, lamports: int
 ) -> list[Instruction]:
-    """A new mint at the key `mint` without freeze authority. `lamports` is the rent of 82 bytes. Signers: payer, mint."""
+    """A new mint at the key `mint` without freeze authority. `lamports` is the rent of 82 bytes.
+
+    Signers: payer, mint.
+    """
     new_account = create_account(
         CreateAccountParams(
             from_pubkey=payer, to_pubkey=mint, lamports=lamports, space=MINT_LENGTH, owner=TOKEN_PROGRAM_ID

@@ -1,0 +1,334 @@
+"""Reading from and sending to a cluster, over solana-py's JSON-RPC client.
+
+Reads name their commitment: money follows `finalized`, alarms may look at `confirmed`. Transactions are signed once
+and only the same bytes are sent again. Every failure is a `machpay.chain.errors.ChainError`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from solana.exceptions import SolanaRpcException
+from solana.rpc.async_api import AsyncClient
+from solana.rpc.commitment import Commitment as RpcCommitment
+from solana.rpc.core import RPCException
+from solana.rpc.models import TxOpts
+from solders.account import Account as SolanaAccount
+from solders.account_decoder import UiAccountEncoding
+from solders.commitment_config import CommitmentLevel
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+from solders.rpc.config import RpcAccountInfoConfig, RpcProgramAccountsConfig
+from solders.rpc.errors import SendTransactionPreflightFailureMessage
+from solders.rpc.requests import GetProgramAccounts
+from solders.rpc.responses import GetProgramAccountsWithContextResp
+from solders.signature import Signature
+from solders.transaction_status import TransactionErrorFieldless
+from solders.transaction_status import TransactionStatus as RpcStatus
+
+from machpay.chain.accounts import (
+    AgentAccount,
+    Channel,
+    GatewayAccount,
+    GlobalBond,
+    VendorAccount,
+    decode_account,
+)
+from machpay.chain.errors import ConfirmationTimeout, RpcUnavailable, TransactionRejected
+from machpay.chain.network import Network
+from machpay.chain.tokens import token_amount
+from machpay.chain.transactions import (
+    Commitment,
+    SignedTransaction,
+    TxStatus,
+    failure,
+    rejection,
+    sign_transaction,
+)
+
+DEFAULT_TIMEOUT_SECONDS: Final = 10.0
+# A cluster answers at most this many statuses a call.
+STATUSES_PER_CALL_MAX: Final = 256
+_POLL_SECONDS: Final = 0.2
+# How long to wait before sending the same bytes again: a leader may have dropped them.
+_RESEND_SECONDS: Final = 2.0
+
+_LEVELS: Final = {
+    "processed": CommitmentLevel.Processed,
+    "confirmed": CommitmentLevel.Confirmed,
+    "finalized": CommitmentLevel.Finalized,
+}
+_NAMES: Final[dict[str, Commitment]] = {
+    "Processed": "processed",
+    "Confirmed": "confirmed",
+    "Finalized": "finalized",
+}
+
+T = TypeVar("T")
+A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every account of the program for one mint, as of one slot.
+
+    `agents`, `gateways` and `vendors` are keyed by the owner's key, `channels` by the channel's address.
+    """
+
+    slot: int
+    bond: GlobalBond | None = None
+    agents: dict[Pubkey, AgentAccount] = field(default_factory=dict)
+    channels: dict[Pubkey, Channel] = field(default_factory=dict)
+    gateways: dict[Pubkey, GatewayAccount] = field(default_factory=dict)
+    vendors: dict[Pubkey, VendorAccount] = field(default_factory=dict)
+
+
+class ChainClient:
+    """One cluster, and optionally one network on it.
+
+    Use as an async context manager. `network` may be set later by code that has to ask for the genesis hash first;
+    the methods that read the program's accounts need it.
+    """
+
+    def __init__(
+        self,
+        rpc_url: str,
+        network: Network | None = None,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+    ) -> None:
+        self.network = network
+        self._rpc = AsyncClient(rpc_url, timeout=timeout_seconds, http2=False)
+
+    async def __aenter__(self) -> Self:
+        await self._rpc.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._rpc.close()
+
+    # ---- the cluster
+
+    async def genesis_hash(self) -> Hash:
+        return (await _answer(self._rpc.get_genesis_hash())).value
+
+    async def slot(self, commitment: Commitment = "confirmed") -> int:
+        return (await _answer(self._rpc.get_slot(RpcCommitment(commitment)))).value
+
+    async def block_height(self, commitment: Commitment = "finalized") -> int:
+        return (await _answer(self._rpc.get_block_height(RpcCommitment(commitment)))).value
+
+    async def rent(self, length: int) -> int:
+        """Lamports that keep an account of `length` bytes alive."""
+        return (await _answer(self._rpc.get_minimum_balance_for_rent_exemption(length))).value
+
+    async def airdrop(self, owner: Pubkey, lamports: int) -> str:
+        """Ask a test cluster for lamports and wait for them. Returns the signature."""
+        signature = str((await _answer(self._rpc.request_airdrop(owner, lamports))).value)
+        await self.confirm(signature)
+        return signature
+
+    # ---- any account
+
+    async def account(self, address: Pubkey, commitment: Commitment = "confirmed") -> SolanaAccount | None:
+        return (await _answer(self._rpc.get_account_info(address, RpcCommitment(commitment)))).value
+
+    async def exists(self, address: Pubkey, commitment: Commitment = "confirmed") -> bool:
+        return await self.account(address, commitment) is not None
+
+    async def lamports(self, address: Pubkey, commitment: Commitment = "confirmed") -> int:
+        return (await _answer(self._rpc.get_balance(address, RpcCommitment(commitment)))).value
+
+    async def token_balance(self, address: Pubkey, commitment: Commitment = "confirmed") -> int:
+        """Atomic units in a token account; 0 if it does not exist. Raises `DecodeError` if it is something else."""
+        account = await self.account(address, commitment)
+        return token_amount(bytes(account.data)) if account is not None else 0
+
+    # ---- the program's accounts; None where nothing was created
+
+    async def bond(self, commitment: Commitment = "confirmed") -> GlobalBond | None:
+        return await self._decoded(GlobalBond, self._network.bond(), commitment)
+
+    async def agent(self, agent: Pubkey, commitment: Commitment = "confirmed") -> AgentAccount | None:
+        return await self._decoded(AgentAccount, self._network.agent_account(agent), commitment)
+
+    async def vendor(self, authority: Pubkey, commitment: Commitment = "confirmed") -> VendorAccount | None:
+        return await self._decoded(VendorAccount, self._network.vendor_account(authority), commitment)
+
+    async def gateway(self, gateway: Pubkey, commitment: Commitment = "confirmed") -> GatewayAccount | None:
+        return await self._decoded(GatewayAccount, self._network.gateway_account(gateway), commitment)
+
+    async def channel(
+        self, agent: Pubkey, gateway: Pubkey, commitment: Commitment = "confirmed"
+    ) -> Channel | None:
+        return await self._decoded(Channel, self._network.channel(agent, gateway), commitment)
+
+    async def program_accounts(self, commitment: Commitment = "finalized") -> Snapshot:
+        """Everything of this network in one call, so that all of it is from one slot.
+
+        Accounts of the program that belong to another mint are left out. Raises `DecodeError` for an account of a
+        later layout: a mirror that skips what it cannot read would be wrong in silence.
+        """
+        network = self._network
+        config = RpcAccountInfoConfig(encoding=UiAccountEncoding.Base64, commitment=_LEVELS[commitment])
+        request = GetProgramAccounts(
+            network.program_id, RpcProgramAccountsConfig(config, filters=None, with_context=True)
+        )
+        # solana-py's own method drops the context, and with it the slot.
+        response = await _answer(self._rpc._provider.make_request(request, GetProgramAccountsWithContextResp))
+        snapshot = Snapshot(slot=response.context.slot)
+        bond = None
+        for keyed in response.value:
+            account = decode_account(bytes(keyed.account.data))
+            match account:
+                case GlobalBond(mint=network.mint):
+                    bond = account
+                case AgentAccount(mint=network.mint):
+                    snapshot.agents[account.agent] = account
+                case Channel(mint=network.mint):
+                    snapshot.channels[keyed.pubkey] = account
+                case VendorAccount(mint=network.mint):
+                    snapshot.vendors[account.authority] = account
+                case GatewayAccount():
+                    snapshot.gateways[account.gateway] = account
+        return Snapshot(
+            snapshot.slot, bond, snapshot.agents, snapshot.channels, snapshot.gateways, snapshot.vendors
+        )
+
+    # ---- transactions
+
+    async def sign(
+        self, instructions: Sequence[Instruction], payer: Keypair, signers: Sequence[Keypair] = ()
+    ) -> SignedTransaction:
+        """Sign with a fresh blockhash. Nothing is sent."""
+        latest = (await _answer(self._rpc.get_latest_blockhash(RpcCommitment("confirmed")))).value
+        return sign_transaction(
+            instructions,
+            payer=payer,
+            signers=signers,
+            blockhash=latest.blockhash,
+            last_valid_block_height=latest.last_valid_block_height,
+        )
+
+    async def send(self, raw: bytes) -> str:
+        """Send signed bytes, after the cluster tried them. Returns the signature; sending again is harmless.
+
+        Raises `TransactionRejected` or `TransactionFailed` (`ProgramError`) if it would fail: then it had no effect.
+        With `RpcUnavailable` the outcome is unknown.
+        """
+        options = TxOpts(skip_preflight=False, preflight_commitment=RpcCommitment("confirmed"))
+        try:
+            answer = await self._rpc.send_raw_transaction(raw, options)
+        except RPCException as error:
+            message = error.args[0] if error.args else None
+            if isinstance(message, SendTransactionPreflightFailureMessage):
+                if message.data.err == TransactionErrorFieldless.AlreadyProcessed:
+                    return _signature_of(raw)
+                raise rejection(message.data.err, message.data.logs or ()) from error
+            raise TransactionRejected(_describe(message)) from error
+        except (SolanaRpcException, OSError, ValueError) as error:
+            raise RpcUnavailable(f"sending failed: {error}") from error
+        return str(answer.value)
+
+    async def status(
+        self, signatures: Sequence[str], *, search_history: bool = True
+    ) -> list[TxStatus | None]:
+        """What the cluster knows of each signature, in this order; None is "not seen"."""
+        statuses: list[TxStatus | None] = []
+        for start in range(0, len(signatures), STATUSES_PER_CALL_MAX):
+            wanted = [
+                Signature.from_string(text) for text in signatures[start : start + STATUSES_PER_CALL_MAX]
+            ]
+            answer = await _answer(self._rpc.get_signature_statuses(wanted, search_history))
+            statuses += [_status(found) for found in answer.value]
+        return statuses
+
+    async def confirm(
+        self, signature: str, commitment: Commitment = "confirmed", timeout_seconds: float = 30.0
+    ) -> TxStatus:
+        """Wait until the transaction has reached `commitment` and succeeded.
+
+        Raises `TransactionFailed` (`ProgramError`) if it reached it and failed, `ConfirmationTimeout` otherwise.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            (status,) = await self.status([signature])
+            if status is not None and status.satisfies(commitment):
+                if status.err is not None:
+                    raise status.err
+                return status
+            if time.monotonic() >= deadline:
+                raise ConfirmationTimeout(f"{signature} is not {commitment} after {timeout_seconds:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def send_and_confirm(
+        self,
+        instructions: Sequence[Instruction],
+        payer: Keypair,
+        signers: Sequence[Keypair] = (),
+        commitment: Commitment = "confirmed",
+        timeout_seconds: float = 60.0,
+    ) -> str:
+        """Sign, send and wait; the same bytes are sent again every two seconds until seen. Returns the signature."""
+        transaction = await self.sign(instructions, payer, signers)
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            await self.send(transaction.raw)
+            left = deadline - time.monotonic()
+            try:
+                await self.confirm(transaction.signature, commitment, min(_RESEND_SECONDS, max(left, 0)))
+            except ConfirmationTimeout:
+                if time.monotonic() >= deadline:
+                    raise
+                continue
+            return transaction.signature
+
+    # ---- inside
+
+    @property
+    def _network(self) -> Network:
+        if self.network is None:
+            raise ValueError("this client was made without a network")
+        return self.network
+
+    async def _decoded(self, kind: type[A], address: Pubkey, commitment: Commitment) -> A | None:
+        """The account at `address`; None if nothing was created there, lamports alone included."""
+        account = await self.account(address, commitment)
+        if account is None or account.owner != self._network.program_id:
+            return None
+        return kind.decode(bytes(account.data))
+
+
+async def _answer(call: Awaitable[T]) -> T:
+    """Await a read. Everything that can go wrong with one means that there is no answer."""
+    try:
+        return await call
+    except RPCException as error:
+        raise RpcUnavailable(_describe(error.args[0] if error.args else None)) from error
+    except (SolanaRpcException, OSError, ValueError) as error:
+        raise RpcUnavailable(f"the RPC server gave no usable answer: {error}") from error
+
+
+def _describe(message: object) -> str:
+    """The sentence of an RPC error, whatever its class."""
+    return str(getattr(message, "message", None) or message or "the RPC server answered with an error")
+
+
+def _signature_of(raw: bytes) -> str:
+    """The first signature of a serialised transaction: after its one-byte count."""
+    return str(Signature.from_bytes(raw[1:65]))
+
+
+def _status(found: RpcStatus | None) -> TxStatus | None:
+    if found is None:
+        return None
+    # Old validators leave the status out for rooted transactions.
+    name = str(found.confirmation_status).rsplit(".", 1)[-1] if found.confirmation_status else "Finalized"
+    return TxStatus(_NAMES[name], failure(found.err) if found.err is not None else None, found.slot)
