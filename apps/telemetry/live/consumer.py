@@ -29,9 +29,9 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     channel_layer_alias = "none"
     _open: ClassVar[Counter[str]] = Counter()
+    _task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        self._task: asyncio.Task[None] | None = None
         try:
             await super().__call__(scope, receive, send)
         finally:

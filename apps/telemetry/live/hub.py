@@ -145,6 +145,11 @@ class Hub:
             for subscription in subscriptions:
                 subscription.mark_gap()
 
+    @property
+    def is_reading(self) -> bool:
+        """False until the first subscription."""
+        return self._reader is not None and not self._reader.done()
+
     async def close(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
@@ -162,7 +167,7 @@ class Hub:
                 subscription.put(message)
 
     def _ensure_reading(self) -> None:
-        if self._reader is None or self._reader.done():
+        if not self.is_reading:
             self._reader = asyncio.get_running_loop().create_task(self._read_forever(), name="live-hub")
 
     async def _read_forever(self) -> None:

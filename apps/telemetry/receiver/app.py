@@ -17,6 +17,7 @@ import redis
 import structlog
 
 from apps.core import asgi
+from apps.core.errors import DomainError
 from apps.core.problems import CONTENT_TYPE, problem
 from apps.core.single_use import first_use
 from apps.telemetry.receiver import metrics
@@ -24,7 +25,6 @@ from apps.telemetry.receiver.buffer import Buffer, Submission
 from apps.telemetry.receiver.coverage import Coverage
 from apps.telemetry.receiver.errors import (
     BadRequestHeaders,
-    DomainError,
     EventRefused,
     NotTheSender,
     StorageDown,
@@ -37,6 +37,7 @@ from machpay.protocol.errors import MalformedError, SignatureError
 from machpay.protocol.signed_requests import RequestSigner, verify_request
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+_UNSTORABLE: Final = EventRefused("invalid_data", "the database cannot hold a value of this event")
 
 log = structlog.get_logger(__name__)
 
@@ -164,8 +165,7 @@ class Receiver:
         outcomes = await self._commit(events) if events else []
         for place, event, outcome in zip(places, events, outcomes, strict=True):
             if outcome == "refused":
-                refused = EventRefused("invalid_data", "the database cannot hold a value of this event")
-                errors.append(_error(place, event.id, refused))
+                errors.append(_error(place, event.id, _UNSTORABLE))
         duplicates = outcomes.count("duplicate")
         answer = Answer(len(items) - len(errors) - duplicates, duplicates, len(errors), errors)
         for outcome, count in (("new", answer.accepted), ("duplicate", duplicates), ("refused", len(errors))):
@@ -179,7 +179,7 @@ class Receiver:
     async def _health(self, send: asgi.Send) -> None:
         database = await self.writer.is_reachable()
         full = self.buffer.rows >= self.buffer.rows_max
-        components = {
+        components: dict[str, dict[str, Any]] = {
             "database": {"status": "ok" if database else "down"},
             "redis": {"status": "ok" if self.publisher.is_connected else "down"},
             "buffer": {

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from apps.telemetry.receiver.errors import BufferFull, DomainError
+from apps.core.errors import DomainError
+from apps.telemetry.receiver.errors import BufferFull
 from apps.telemetry.receiver.route import Event
 from apps.telemetry.receiver.write import Stored
 

@@ -5,7 +5,6 @@ paid whom is told only on the topics of the two parties.
 """
 
 import asyncio
-import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
@@ -16,29 +15,15 @@ import structlog
 from apps.core import live
 from apps.telemetry.receiver import metrics
 from apps.telemetry.receiver.route import Blocked, Event, Payment
+from apps.telemetry.routes import route_class
 from machpay.protocol.encoding import to_rfc3339
 
 _WAITING_MAX: Final = 20_000
 _PIPELINE_MAX: Final = 1_000
 _PAUSE_AFTER_ERROR_S: Final = 1.0
-_PATH_SEGMENTS: Final = 4
-# Numbers, UUIDs, long hex and base58: parts of a path that name one thing.
-_IDENTIFIER = re.compile(r"[0-9]+|[0-9a-f-]{16,}|[1-9A-HJ-NP-Za-km-z]{32,}", re.IGNORECASE)
 
 Message = tuple[str, bytes]
 log = structlog.get_logger(__name__)
-
-
-def route_class(route: str | None) -> str | None:
-    """A route without what identifies one request: `GET /users/812/posts?x=1` is `GET /users/:id/posts`."""
-    if route is None:
-        return None
-    path, _, _ = route.partition("?")
-    segments = path.split("/")
-    shown = [
-        ":id" if _IDENTIFIER.fullmatch(segment) else segment for segment in segments[: _PATH_SEGMENTS + 1]
-    ]
-    return "/".join(shown)[:80]
 
 
 def messages(event: Event) -> list[Message]:

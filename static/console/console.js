@@ -1,0 +1,232 @@
+// Keeps the console current. The server renders everything; this script only follows the stream of events.
+"use strict";
+
+(() => {
+  const main = document.getElementById("main");
+  const rowsMax = Number(main.dataset.paymentRows);
+  const seesParties = main.dataset.seesParties === "true";
+  const partsUrl = main.dataset.parts.replace(/payments$/, "");
+
+  // The server says how often it sends a heartbeat by sending one; silence for this long means the stream is dead.
+  const SILENCE_MS = 40_000;
+  const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
+  const RENDER_EVERY_MS = 150;
+  const GATEWAYS_EVERY_MS = 10_000;
+  const SETTLEMENTS_AFTER_MS = 400;
+
+  // --- Writing amounts and keys (the same rules as apps/console/templatetags/console.py) -----------------------
+
+  function usdc(atomic) {
+    const digits = BigInt(atomic).toString().padStart(7, "0");
+    const whole = digits.slice(0, -6).replace(/\B(?=(\d{3})+$)/g, ",");
+    const decimals = digits.slice(-6).replace(/0+$/, "").padEnd(2, "0");
+    return `${whole}.${decimals}`;
+  }
+
+  const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
+  const shortened = (key) => (key.length <= 12 ? key : `${key.slice(0, 4)}…${key.slice(-4)}`);
+  const clock = (time) => new Date(time).toISOString().slice(11, 19);
+
+  function set(id, text, value = text) {
+    const element = document.getElementById(id);
+    if (element.textContent !== text) {
+      element.textContent = text;
+      element.value = value;
+    }
+  }
+
+  // --- Figures --------------------------------------------------------------------------------------------------
+
+  const sparkline = document.getElementById("sparkline");
+  const history = sparkline.parentNode.dataset.history.split(",").filter(Boolean).map(Number);
+
+  function showStats(stats) {
+    set("charged", usdc(stats.charged_atomic), stats.charged_atomic);
+    set("settled", usdc(stats.settled_atomic), stats.settled_atomic);
+    set("unsettled", usdc(stats.unsettled_atomic), stats.unsettled_atomic);
+    set("paid-calls", grouped(stats.paid_calls), String(stats.paid_calls));
+    set("gateways-up", String(stats.gateways_up));
+    document.getElementById("gateways-known").textContent = String(stats.gateways);
+    showMeter(BigInt(stats.charged_atomic), BigInt(stats.settled_atomic));
+    if (stats.calls_per_second !== null) {
+      set("rate", stats.calls_per_second.toFixed(1));
+      showRate(stats.calls_per_second);
+    }
+  }
+
+  function showMeter(charged, settled) {
+    const percent = charged > 0n ? Number((settled * 100n) / charged) : 0;
+    document.getElementById("meter-fill").setAttribute("width", String(Math.min(100, percent)));
+    document.getElementById("meter")
+      .setAttribute("aria-label", `${percent} percent of what was charged is settled on chain`);
+  }
+
+  function showRate(rate) {
+    history.push(rate);
+    history.splice(0, history.length - 60);
+    const top = Math.max(...history) || 1;
+    const start = 60 - history.length;
+    const points = history.map((value, place) => `${(start + place) * 2},${(28 - (26 * value) / top).toFixed(1)}`);
+    sparkline.setAttribute("points", points.join(" "));
+  }
+
+  // --- Payments -------------------------------------------------------------------------------------------------
+
+  const paymentTemplate = document.getElementById("payment-row").content.firstElementChild;
+  const pause = document.getElementById("pause");
+  let waiting = [];
+  let waitingCount = 0;
+  let isPaused = false;
+
+  function paymentRow(payment) {
+    const row = paymentTemplate.cloneNode(true);
+    const time = row.querySelector("time");
+    time.dateTime = payment.time;
+    time.textContent = clock(payment.time);
+    const route = row.querySelector(".route");
+    route.textContent = payment.route ?? "–";
+    const city = payment.city ?? payment.regions?.[1];
+    if (city) {
+      const label = document.createElement("span");
+      label.className = "city";
+      label.textContent = city;
+      route.append(" ", label);
+    }
+    row.querySelector(".amount").textContent = usdc(payment.charged_atomic ?? payment.amount_atomic);
+    if (seesParties) {
+      for (const party of ["agent", "gateway"]) {
+        const code = row.querySelector(`code.${party}`);
+        code.textContent = shortened(payment[party]);
+        code.title = payment[party];
+      }
+      if (payment.latency_ms !== null) {
+        row.querySelector(".latency").textContent = `${payment.latency_ms.toFixed(0)} ms`;
+      }
+    }
+    return row;
+  }
+
+  function takePayment(payment) {
+    // Staff pages watch the gateways' own topics, which carry the same payments with their parties.
+    if (seesParties !== Boolean(payment.gateway) || payment.charged_atomic === "0") return;
+    waiting.push(payment);
+    waitingCount += 1;
+    if (waiting.length > rowsMax) waiting = waiting.slice(-rowsMax);
+  }
+
+  function renderPayments() {
+    if (isPaused) {
+      pause.textContent = waitingCount ? `Resume (${grouped(waitingCount)} new)` : "Resume";
+      return;
+    }
+    if (!waiting.length || document.hidden) return;
+    const body = document.querySelector("#payments tbody");
+    body.prepend(...waiting.reverse().map(paymentRow));
+    while (body.rows.length > rowsMax) body.deleteRow(-1);
+    document.getElementById("payments-empty")?.remove();
+    waiting = [];
+    waitingCount = 0;
+  }
+
+  pause.hidden = false;
+  pause.addEventListener("click", () => {
+    isPaused = !isPaused;
+    pause.setAttribute("aria-pressed", String(isPaused));
+    pause.textContent = isPaused ? "Resume" : "Pause";
+    renderPayments();
+  });
+  setInterval(renderPayments, RENDER_EVERY_MS);
+
+  // --- Sections that the server renders -------------------------------------------------------------------------
+
+  const scheduled = new Map();
+
+  async function reload(name) {
+    try {
+      const response = await fetch(partsUrl + name, { credentials: "same-origin" });
+      if (response.ok) document.getElementById(name).innerHTML = await response.text();
+    } catch {
+      // The next event or the next reconnection asks again.
+    }
+  }
+
+  function reloadSoon(name, delay) {
+    if (scheduled.has(name)) return;
+    scheduled.set(name, setTimeout(() => {
+      scheduled.delete(name);
+      reload(name);
+    }, delay));
+  }
+
+  function reloadAll() {
+    waiting = [];
+    waitingCount = 0;
+    for (const name of ["payments", "settlements", "gateways"]) reload(name);
+  }
+
+  setInterval(() => {
+    if (!document.hidden) reloadSoon("gateways", 0);
+  }, GATEWAYS_EVERY_MS);
+
+  // --- The stream -----------------------------------------------------------------------------------------------
+
+  const connection = document.getElementById("connection");
+  const connectionText = document.getElementById("connection-text");
+  let source = null;
+  let attempts = 0;
+  let heardAt = Date.now();
+  let wasLost = false;
+
+  function showConnection(state, text) {
+    if (connection.dataset.state === state) return;
+    connection.dataset.state = state;
+    connectionText.textContent = text;
+  }
+
+  function on(name, handle) {
+    source.addEventListener(name, (event) => {
+      heardAt = Date.now();
+      handle(JSON.parse(event.data));
+    });
+  }
+
+  function connect() {
+    showConnection(wasLost ? "reconnecting" : "connecting", wasLost ? "Reconnecting…" : "Connecting…");
+    source = new EventSource(main.dataset.stream);
+    heardAt = Date.now();
+    source.onopen = () => {
+      heardAt = Date.now();
+      attempts = 0;
+      showConnection("live", "Live");
+    };
+    source.onerror = () => {
+      wasLost = true;
+      if (source.readyState === EventSource.CLOSED) reconnect();
+      // The browser reconnects by itself and says where it was.
+      else showConnection("reconnecting", "Reconnecting…");
+    };
+    on("heartbeat", () => {});
+    on("stats", showStats);
+    on("payment", takePayment);
+    on("settlement", () => reloadSoon("settlements", SETTLEMENTS_AFTER_MS));
+    on("gap", reloadAll);
+  }
+
+  // After an answer that the browser takes as final (a full server, a proxy's error page) it is ours to try again.
+  function reconnect() {
+    source.close();
+    const delay = RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)];
+    attempts += 1;
+    showConnection("offline", "Offline, trying again…");
+    setTimeout(() => {
+      connect();
+      reloadAll();
+    }, delay);
+  }
+
+  setInterval(() => {
+    if (source.readyState !== EventSource.CLOSED && Date.now() - heardAt > SILENCE_MS) reconnect();
+  }, 5_000);
+
+  connect();
+})();
