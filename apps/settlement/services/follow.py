@@ -1,0 +1,64 @@
+"""Finds out what became of transactions: pending, sent, unknown -> confirmed -> finalized | failed."""
+
+from typing import Final
+
+import structlog
+
+from apps.payments.services.settlements import (
+    OpenSettlement,
+    mark_confirmed,
+    mark_failed,
+    mark_finalized,
+    open_settlements,
+)
+from apps.settlement.chain import ChainSession
+from apps.settlement.services.outcome import Verdict, judge
+from apps.settlement.services.send import Outgoing, send_all
+from machpay.chain.transactions import TxStatus
+
+log = structlog.get_logger(__name__)
+
+# `getSignatureStatuses` takes 256 signatures.
+FOLLOWED_PER_RUN: Final = 200
+
+
+def follow(chain: ChainSession) -> dict[Verdict, int]:
+    """Look up every open settlement and take it one step on; returns how many got which verdict.
+
+    A settlement that a crashed worker stored and never sent, or sent and never heard of again, is sent from
+    here. Safe to run concurrently: every step is a conditional update. Raises `RpcUnavailable`.
+    """
+    rows = open_settlements(limit=FOLLOWED_PER_RUN)
+    verdicts: dict[Verdict, int] = {}
+    if not rows:
+        return verdicts
+    # The height first: see `judge`.
+    height = chain.run(chain.client.block_height("finalized"))
+    statuses = chain.run(chain.client.status([row.signature for row in rows], search_history=True))
+    resend = []
+    for row, status in zip(rows, statuses, strict=True):
+        verdict = judge(status, last_valid_block_height=row.last_valid_block_height, finalized_height=height)
+        verdicts[verdict] = verdicts.get(verdict, 0) + 1
+        if verdict is Verdict.RESEND:
+            resend.append(Outgoing(row.id, row.raw_transaction, row.send_count))
+        else:
+            _record(row, status, verdict)
+    send_all(chain, resend)
+    return verdicts
+
+
+def _record(row: OpenSettlement, status: TxStatus | None, verdict: Verdict) -> None:
+    if verdict is Verdict.EXPIRED:
+        error = f"expired: not found in history after block height {row.last_valid_block_height} was final"
+        if mark_failed(row.id, error=error):
+            log.warning(
+                "settlement_expired", settlement=row.id, signature=row.signature, sends=row.send_count
+            )
+    if status is None:
+        return
+    if verdict is Verdict.CONFIRMED:
+        mark_confirmed(row.id, slot=status.slot)
+    elif verdict is Verdict.FINAL and mark_finalized(row.id, slot=status.slot):
+        log.info("settlement_finalized", settlement=row.id, signature=row.signature, slot=status.slot)
+    elif verdict is Verdict.FAILED and mark_failed(row.id, error=str(status.err)):
+        log.warning("settlement_failed", settlement=row.id, signature=row.signature, error=str(status.err))

@@ -1,0 +1,144 @@
+"""Pays what is due: plans, signs, stores and sends settlement transactions.
+
+The order is what makes it safe to die anywhere: read the chain -> claim, sign and store in one database
+transaction without I/O -> commit -> send. Before the commit nothing has left this process; after it the
+stored bytes are the only ones ever sent.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
+from solders.hash import Hash
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from apps.payments.selectors.bonds import payable_bonds
+from apps.payments.services.settlements import DuePolicy, claim_due_channels, store_settlement
+from apps.settlement.chain import ChainSession, relayer_keypair
+from apps.settlement.errors import SettlementPaused
+from apps.settlement.services.plan import Plan, plan
+from apps.settlement.services.send import Outgoing, send_all
+from apps.settlement.services.sync import sync_chain
+from machpay.chain.client import Snapshot
+from machpay.chain.instructions import ChannelSettlement, settle_cumulative
+from machpay.chain.network import Network
+from machpay.chain.transactions import sign_transaction
+
+log = structlog.get_logger(__name__)
+
+# Rows stay locked while a claim is signed and stored, and intake waits for them: a few dozen take some 50
+# ms.
+CLAIM_CHANNELS: Final = 40
+CLAIMS_PER_RUN: Final = 10
+COMPUTE_UNIT_LIMIT: Final = 120_000
+COMPUTE_UNIT_PRICE_MICROLAMPORTS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """What transactions are built from, all read before rows are locked."""
+
+    network: Network
+    snapshot: Snapshot
+    relayer: Keypair
+    blockhash: Hash
+    last_valid_block_height: int
+
+
+def settle(chain: ChainSession, *, vendor: str | None = None) -> list[int]:
+    """Settle every due channel, or those of one vendor, from the newest finalised state on; returns the ids
+    of the settlements stored by this call.
+
+    Several workers may run it at once: each claims channels that no other has. Raises `SettlementPaused` if
+    this process does not hold the relayer's key, `RpcUnavailable` if the chain is away; what was stored by
+    then is sent by `follow`.
+    """
+    relayer = relayer_keypair()
+    snapshot, _ = sync_chain(chain)
+    _require_relayer(snapshot, relayer)
+    stored: list[int] = []
+    for _ in range(CLAIMS_PER_RUN):
+        basis = _Basis(chain.network, snapshot, relayer, *chain.run(chain.client.latest_blockhash()))
+        outgoing = _store_due(basis, vendor)
+        stored += [item.settlement_id for item in outgoing]
+        send_all(chain, outgoing)
+        if not outgoing:
+            break
+    if stored:
+        log.info("settlements_sent", settlements=len(stored), first=stored[0], slot=snapshot.slot)
+    return stored
+
+
+def due_policy() -> DuePolicy:
+    """Worth a transaction: `SETTLE_MINIMUM_ATOMIC`, or any amount that has waited for
+    `SETTLE_MAX_AGE_S`."""
+    return DuePolicy(
+        minimum_atomic=1,
+        trigger_atomic=settings.SETTLE_MINIMUM_ATOMIC,
+        max_age=timedelta(seconds=settings.SETTLE_MAX_AGE_S),
+    )
+
+
+def _require_relayer(snapshot: Snapshot, relayer: Keypair) -> None:
+    if snapshot.bond is None:
+        raise SettlementPaused("the program is not initialised for this mint")
+    if snapshot.bond.relayer != relayer.pubkey():
+        raise SettlementPaused(
+            f"the chain's relayer is {snapshot.bond.relayer}, RELAYER_KEYPAIR holds {relayer.pubkey()}"
+        )
+
+
+def _store_due(basis: _Basis, vendor: str | None) -> list[Outgoing]:
+    """Claim, sign and store in one transaction; what it returns is committed."""
+    with transaction.atomic():
+        due = claim_due_channels(policy=due_policy(), limit=CLAIM_CHANNELS, vendor=vendor)
+        plans = plan(due, payable_bonds(channel.agent for channel in due))
+        return [_store(basis, each) for each in plans]
+
+
+def _store(basis: _Basis, plan: Plan) -> Outgoing:
+    signed = sign_transaction(
+        _instructions(basis, plan),
+        payer=basis.relayer,
+        signers=[],
+        blockhash=basis.blockhash,
+        last_valid_block_height=basis.last_valid_block_height,
+    )
+    settlement_id = store_settlement(
+        channels=plan.channels,
+        raw_transaction=signed.raw,
+        signature=signed.signature,
+        last_valid_block_height=signed.last_valid_block_height,
+    )
+    return Outgoing(settlement_id, signed.raw, send_count=0)
+
+
+def _instructions(basis: _Basis, plan: Plan) -> list[Instruction]:
+    vendor = Pubkey.from_string(plan.vendor)
+    channels = [
+        ChannelSettlement(
+            agent=Pubkey.from_string(channel.agent),
+            gateway=Pubkey.from_string(channel.gateway),
+            voucher=channel.voucher,
+            up_to=channel.up_to_atomic,
+            create=channel.voucher.channel not in basis.snapshot.channels,
+        )
+        for channel in plan.channels
+    ]
+    return [
+        set_compute_unit_limit(COMPUTE_UNIT_LIMIT),
+        set_compute_unit_price(COMPUTE_UNIT_PRICE_MICROLAMPORTS),
+        *settle_cumulative(
+            basis.network,
+            relayer=basis.relayer.pubkey(),
+            vendor=vendor,
+            payout=basis.snapshot.vendors[vendor].payout,
+            channels=channels,
+        ),
+    ]

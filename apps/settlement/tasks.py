@@ -1,0 +1,52 @@
+"""What beat runs for recon. Thin: open the chain, call one service, and turn what stops everybody into one
+line of log.
+
+Each task is safe to run twice and by several workers at once, and its next run does what this one could
+not.
+"""
+
+from collections.abc import Callable
+
+import structlog
+from celery import shared_task
+from django.db import InterfaceError, OperationalError
+
+from apps.core.errors import DomainError
+from apps.settlement import chain
+from apps.settlement.services.follow import follow
+from apps.settlement.services.settle import settle
+from apps.settlement.services.sync import sync_chain
+from machpay.chain.errors import ChainError
+
+log = structlog.get_logger(__name__)
+
+
+@shared_task(name="settlement.settle")  # type: ignore[untyped-decorator, unused-ignore]
+def settle_channels() -> None:
+    """Pay every channel that is due."""
+    _run("settlement.settle", settle)
+
+
+@shared_task(name="settlement.follow")  # type: ignore[untyped-decorator, unused-ignore]
+def follow_transactions() -> None:
+    """Find out what became of the transactions that are under way."""
+    _run("settlement.follow", follow)
+
+
+@shared_task(name="settlement.sync_chain")  # type: ignore[untyped-decorator, unused-ignore]
+def mirror_chain() -> None:
+    """Take over the newest finalised slot."""
+    _run("settlement.sync_chain", sync_chain)
+
+
+def _run(task: str, service: Callable[[chain.ChainSession], object]) -> None:
+    """A chain or database that is away, a wrong configuration and refused chain state concern every run
+    alike: they are logged without a traceback, and the next beat tries again. Anything else is a bug and
+    passes."""
+    try:
+        with chain.connect() as session:
+            service(session)
+    except (DomainError, ChainError) as error:
+        log.warning("settlement_paused", task=task, reason=type(error).__name__, detail=str(error))
+    except (OperationalError, InterfaceError) as error:
+        log.warning("settlement_paused", task=task, reason="DatabaseUnavailable", detail=str(error).strip())
