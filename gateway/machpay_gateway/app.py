@@ -1,0 +1,61 @@
+"""The ASGI application: which part answers a request. No decisions about money here."""
+
+from machpay_gateway.answers import respond_preflight, respond_problem
+from machpay_gateway.errors import RequestError
+from machpay_gateway.free import FreeExchanges
+from machpay_gateway.metrics import Metrics
+from machpay_gateway.own import OwnEndpoints
+from machpay_gateway.paid import PaidExchanges
+from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
+from machpay_gateway.routes import LOOK_UP_PREFIX, OWN_PATHS, Priced, RouteTable
+
+
+class GatewayApp:
+    """One gateway behind an ASGI server. `requests_total` counts what it answered, its own endpoints left out."""
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        max_body_bytes: int,
+        own: OwnEndpoints,
+        free: FreeExchanges,
+        paid: PaidExchanges,
+        metrics: Metrics,
+    ) -> None:
+        self._routes = routes
+        self._max_body_bytes = max_body_bytes
+        self._own = own
+        self._free = free
+        self._paid = paid
+        self._metrics = metrics
+        self.requests_total = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"this application serves HTTP, not {scope['type']}")
+        request = Request(scope, receive, self._max_body_bytes)
+        self._metrics.in_flight.inc()
+        try:
+            await self._route(request, send)
+        except RequestError as error:
+            await respond_problem(send, error)
+        except ClientGone:
+            pass
+        finally:
+            self._metrics.in_flight.dec()
+
+    async def _route(self, request: Request, send: Send) -> None:
+        path = request.path
+        if path in OWN_PATHS or path.startswith(LOOK_UP_PREFIX):
+            await self._own.answer(request, send)
+            return
+        self.requests_total += 1
+        if request.method == "OPTIONS" and self._routes.is_listed(path):
+            requested = request.header(b"access-control-request-headers")
+            await respond_preflight(send, self._routes.methods_at(path), requested)
+            return
+        offer = self._routes.resolve(request.method, path, request.raw_path)
+        if isinstance(offer, Priced):
+            await self._paid.serve(offer.route, request, send)
+        else:
+            await self._free.serve(offer.label, request, send)

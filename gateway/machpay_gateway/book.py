@@ -1,0 +1,184 @@
+"""What the gateway knows about every agent, in memory. Changed only by log records, the same way live and after a
+crash, so that replaying the log gives exactly this book again.
+
+Invariant per channel: served + reserved <= highest. No I/O here, and no decisions: see `decide`.
+"""
+
+from solders.pubkey import Pubkey
+
+from machpay.chain.network import Network
+from machpay.protocol.intents import PaymentIntent, Voucher
+from machpay.protocol.receipts import Receipt, SignedReceipt
+from machpay_gateway.log.join import Join, OpenPayment
+from machpay_gateway.log.records import Accept, ChannelTotals, Delivered, Header, Nonces, Outcome, Record
+from machpay_gateway.replay import ReplayGuard
+
+
+class Channel:
+    """One agent's standing at this gateway, in atomic units.
+
+    `highest` is the highest cumulative seen and `voucher` its proof (None when the chain's watermark is the proof),
+    `served` the sum of charges, `reserved` what is accepted and unresolved, `receipt` the latest one issued (of those
+    with the highest served_total).
+    """
+
+    __slots__ = ("address", "agent", "agent_text", "highest", "receipt", "reserved", "served", "voucher")
+
+    def __init__(self, agent: Pubkey, address: Pubkey) -> None:
+        self.agent = agent
+        self.agent_text = str(agent)
+        self.address = address
+        self.highest = 0
+        self.voucher: Voucher | None = None
+        self.served = 0
+        self.reserved = 0
+        self.receipt: SignedReceipt | None = None
+
+    @property
+    def committed(self) -> int:
+        """served + reserved: what a new payment's cumulative has to cover besides its own price."""
+        return self.served + self.reserved
+
+
+class Book:
+    """Every channel, every open payment, the replay guard and the counters of one gateway."""
+
+    def __init__(self, network: Network, gateway: Pubkey) -> None:
+        self._network = network
+        self._gateway = gateway
+        self._clear()
+
+    def _clear(self) -> None:
+        self.channels: dict[Pubkey, Channel] = {}
+        self.join = Join()
+        self.guard = ReplayGuard()
+        self.next_number = 1
+        self.completed = 0
+        self.delivered = 0
+
+    def channel(self, agent: Pubkey) -> Channel:
+        """The channel with `agent`, created empty when there is none yet."""
+        channel = self.channels.get(agent)
+        if channel is None:
+            channel = self.channels[agent] = Channel(agent, self._network.channel(agent, self._gateway))
+        return channel
+
+    def intent(self, accept: Accept) -> PaymentIntent:
+        """The signed intent of an accept record."""
+        return PaymentIntent(
+            channel=self._network.channel(accept.agent, self._gateway),
+            cumulative=accept.cumulative,
+            nonce=accept.nonce,
+            amount=accept.amount,
+            deadline=accept.deadline,
+            request_hash=accept.request_hash,
+        )
+
+    def digest(self, payment: OpenPayment) -> bytes:
+        """The payment's id."""
+        if payment.digest is None:
+            payment.digest = self.intent(payment.accept).digest
+        return payment.digest
+
+    def receipt(self, payment: OpenPayment, outcome: Outcome) -> SignedReceipt:
+        """The receipt that an outcome record stands for."""
+        unsigned = Receipt(
+            digest=self.digest(payment),
+            http_status=outcome.http_status,
+            charged=outcome.charged,
+            served_total=outcome.served_total,
+            time=outcome.time,
+        )
+        return SignedReceipt(unsigned, outcome.receipt_signature)
+
+    def apply(self, record: Record) -> OpenPayment | None:
+        """Take one record in; the payment it completed, if it did."""
+        match record:
+            case Accept():
+                self._accept(record)
+            case Outcome():
+                self._outcome(record)
+            case ChannelTotals():
+                self._raise(record)
+            case Nonces(deadlines):
+                self.guard.restore(deadlines)
+            case Delivered(completed):
+                self.delivered = max(self.delivered, completed)
+            case Header():
+                # A segment's snapshot is the whole truth at its start, whatever came before it.
+                self._clear()
+                self.next_number = record.next_number
+                self.completed = record.completed
+                self.delivered = record.delivered
+                self.guard.floor = record.guard_floor
+        payment = self.join.apply(record)
+        if payment is not None:
+            self.completed += 1
+        return payment
+
+    def abandon(self, number: int) -> None:
+        """Undo an accepted payment whose records never became durable. `highest` stays: its signature is real."""
+        payment = self.join.open.pop(number, None)
+        if payment is None:
+            return
+        accept = payment.accept
+        channel = self.channel(accept.agent)
+        if payment.outcome is None:
+            channel.reserved -= accept.price
+        else:
+            channel.served -= payment.charged
+        self.guard.discard(accept.agent, accept.nonce)
+
+    def _accept(self, accept: Accept) -> None:
+        channel = self.channel(accept.agent)
+        if accept.cumulative > channel.highest:
+            channel.highest = accept.cumulative
+            channel.voucher = self.intent(accept).voucher(accept.signature)
+        channel.reserved += accept.price
+        self.guard.add(accept.agent, accept.nonce, accept.deadline)
+        self.next_number = max(self.next_number, accept.number + 1)
+
+    def _outcome(self, outcome: Outcome) -> None:
+        payment = self.join.open.get(outcome.number)
+        if payment is None:
+            return
+        channel = self.channel(payment.accept.agent)
+        if payment.outcome is None:
+            channel.reserved -= payment.accept.price
+        else:
+            channel.served -= payment.outcome.charged
+        channel.served += outcome.charged
+        # The one that shows the most service: it is what a client may reduce its exposure by.
+        if channel.receipt is None or outcome.served_total >= channel.receipt.receipt.served_total:
+            channel.receipt = self.receipt(payment, outcome)
+
+    def _raise(self, totals: ChannelTotals) -> None:
+        channel = self.channel(totals.agent)
+        if totals.highest > channel.highest:
+            channel.highest = totals.highest
+            channel.voucher = None
+            if totals.context is not None and totals.signature is not None:
+                channel.voucher = Voucher(channel.address, totals.highest, totals.context, totals.signature)
+        channel.served = max(channel.served, totals.served)
+        if totals.receipt is not None:
+            channel.receipt = totals.receipt
+
+    def totals(self, pending: list[OpenPayment]) -> list[ChannelTotals]:
+        """Every channel for a snapshot. The charges of open payments and of `pending` ones (complete, not durable)
+        are left out, because their own records follow the snapshot."""
+        open_charges: dict[Pubkey, int] = {}
+        for payment in (*self.join.open.values(), *pending):
+            if payment.charged:
+                agent = payment.accept.agent
+                open_charges[agent] = open_charges.get(agent, 0) + payment.charged
+        return [
+            ChannelTotals(
+                agent=channel.agent,
+                highest=channel.highest,
+                context=None if channel.voucher is None else channel.voucher.context,
+                signature=None if channel.voucher is None else channel.voucher.signature,
+                served=channel.served - open_charges.get(channel.agent, 0),
+                receipt=channel.receipt,
+            )
+            for channel in self.channels.values()
+        ]

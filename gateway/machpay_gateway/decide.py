@@ -1,0 +1,187 @@
+"""May this request be served? Pure functions: facts in, a decision out; no clock, no socket, no state changed.
+
+    decide = screen (the intent by itself, signature included) then admit (the agent's standing here)
+
+The caller acts on `Forward` by reserving the price in the same step, with no await between: two requests can then
+never both use the same part of a signed total.
+"""
+
+from dataclasses import dataclass
+
+from solders.pubkey import Pubkey
+
+from machpay.protocol.errors import RefusalCode
+from machpay.protocol.intents import PaymentIntent, Voucher
+from machpay.protocol.nonces import CLOCK_SKEW_S, lifetime_is_allowed
+from machpay.protocol.x402 import SCHEME
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this gateway asks for one request, by its own configuration. Amounts in atomic units.
+
+    `request_hash` is computed from the request as it arrived, never taken from the client.
+    """
+
+    price: int
+    gateway: Pubkey
+    network: str
+    asset: str
+    max_timeout_s: int
+    request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What the client sent: a parsed payment, and the requirements it says it accepted."""
+
+    agent: Pubkey
+    gateway: Pubkey
+    intent: PaymentIntent
+    signature: bytes
+    scheme: str
+    network: str
+    asset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What the relayer last said about an agent, one snapshot. Amounts in atomic units.
+
+    `external` is the agent's liability at other gateways; `settled`, `charged_total` and `voucher` are the relayer's
+    and the chain's state of this gateway's own channel; `read_at` is on the monotonic clock, in seconds.
+    """
+
+    bond: int
+    pending_withdrawal: int
+    claims: int
+    external: int
+    status: str
+    per_call: int | None
+    remaining_today: int | None
+    settled: int
+    charged_total: int
+    voucher: Voucher | None
+    read_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The agent's channel at this gateway and its credit. `credit` is None when nothing recent is known.
+
+    `cap` bounds what one agent may owe this gateway unsettled (0: no bound).
+    """
+
+    highest: int
+    served: int
+    reserved: int
+    nonce_seen: bool
+    credit: Credit | None
+    cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Reserve `price` and forward the request."""
+
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Nothing was offered: answer 402 with the price."""
+
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Answer 402 with this code. `detail` is for people."""
+
+    code: RefusalCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """The signature is good, but nothing recent is known about the agent: ask the relayer, then `admit` again."""
+
+
+Decision = Forward | Challenge | Reject | LookUp
+
+
+def decide(attempt: Attempt | None, offer: Offer, standing: Standing, now: float) -> Decision:
+    """The whole decision; `now` is unix seconds."""
+    if attempt is None:
+        return Challenge(offer.price)
+    return screen(attempt, offer, now) or admit(attempt.intent.cumulative, offer.price, standing)
+
+
+def screen(attempt: Attempt, offer: Offer, now: float) -> Reject | None:
+    """Judge the payment by itself, cheapest checks first; None if it may go on to `admit`."""
+    intent = attempt.intent
+    if attempt.gateway != offer.gateway:
+        return Reject(RefusalCode.WRONG_GATEWAY, "the payment is for another gateway")
+    if attempt.scheme != SCHEME or attempt.network != offer.network or attempt.asset != offer.asset:
+        return Reject(RefusalCode.REQUEST_MISMATCH, "the payment is for another scheme, network or asset")
+    if intent.amount < offer.price:
+        return Reject(
+            RefusalCode.AMOUNT_TOO_LOW, f"the price is {offer.price}, the payment allows {intent.amount}"
+        )
+    if intent.deadline <= now:
+        return Reject(RefusalCode.INTENT_EXPIRED, "the deadline has passed")
+    if intent.deadline > now + offer.max_timeout_s + CLOCK_SKEW_S:
+        return Reject(
+            RefusalCode.INTENT_EXPIRED, f"the deadline may be at most {offer.max_timeout_s} s from now"
+        )
+    if not lifetime_is_allowed(intent.nonce, intent.deadline):
+        return Reject(RefusalCode.NONCE_REPLAYED, "the nonce's time does not fit the deadline")
+    if intent.request_hash != offer.request_hash:
+        return Reject(RefusalCode.REQUEST_MISMATCH, "the payment was signed for another request")
+    if not intent.is_signed_by(attempt.agent, attempt.signature):
+        return Reject(RefusalCode.INVALID_SIGNATURE, "the signature is not the agent's over this payment")
+    return None
+
+
+def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject | LookUp:
+    """Judge a payment that passed `screen` against the agent's standing."""
+    if standing.nonce_seen:
+        return Reject(RefusalCode.NONCE_REPLAYED, "a payment with this nonce was already accepted")
+    credit = standing.credit
+    if credit is None:
+        return LookUp()
+    status = credit.status.upper()
+    if status == "SLASHED":
+        return Reject(RefusalCode.AGENT_SLASHED, "the agent's bond was slashed")
+    if status == "SUSPENDED":
+        return Reject(RefusalCode.AGENT_SUSPENDED, "the agent is suspended")
+    committed = standing.served + standing.reserved
+    if credit.per_call is not None and price > credit.per_call:
+        return Reject(RefusalCode.BUDGET_EXCEEDED, f"the agent's limit per call is {credit.per_call}")
+    # The relayer's daily figure already counts what it was told of; the rest is this gateway's to add.
+    unreported = max(0, committed - credit.charged_total)
+    if credit.remaining_today is not None and unreported + price > credit.remaining_today:
+        return Reject(RefusalCode.BUDGET_EXCEEDED, "the agent's daily limit is used up")
+    if max(standing.highest, cumulative) < committed + price:
+        return Reject(
+            RefusalCode.CUMULATIVE_TOO_LOW,
+            f"{committed} is committed, so at least {committed + price} is needed",
+        )
+    unsettled = max(0, committed - credit.settled)
+    free = credit.bond - credit.pending_withdrawal - credit.claims - credit.external - unsettled
+    if free < price:
+        return Reject(
+            RefusalCode.INSUFFICIENT_BOND, f"the bond covers {max(0, free)} more, the price is {price}"
+        )
+    if standing.cap and unsettled + price > standing.cap:
+        return Reject(
+            RefusalCode.INSUFFICIENT_BOND, "the agent owes this gateway as much as it may before settlement"
+        )
+    return Forward(price)
+
+
+def is_charged(http_status: int, method: str, *, charge_4xx: bool) -> bool:
+    """Whether an upstream's answer is a service that was rendered: 2xx, by choice 4xx; never 3xx, 5xx or HEAD."""
+    if method == "HEAD":
+        return False
+    return 200 <= http_status < 300 or (charge_4xx and 400 <= http_status < 500)

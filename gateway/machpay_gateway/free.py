@@ -1,0 +1,58 @@
+"""Requests that cost nothing: carried to the upstream and back, not recorded, ended when the client hangs up."""
+
+import asyncio
+import logging
+from typing import Final
+
+from machpay_gateway.errors import RequestError, UpstreamError
+from machpay_gateway.headers import to_client
+from machpay_gateway.metrics import Metrics
+from machpay_gateway.request import Request, Send
+from machpay_gateway.upstream import Upstream, UpstreamAnswer
+
+logger = logging.getLogger(__name__)
+_NO_MORE: Final = {"type": "http.response.body", "body": b""}
+
+
+class FreeExchanges:
+    """Serves requests for free routes."""
+
+    def __init__(self, upstream: Upstream, metrics: Metrics, answer_timeout_s: float) -> None:
+        self._upstream = upstream
+        self._metrics = metrics
+        self._answer_timeout_s = answer_timeout_s
+
+    async def serve(self, label: str, request: Request, send: Send) -> None:
+        """Answer one request. Raises `RequestError` if the upstream fails before its answer starts, `ClientGone`."""
+        self._metrics.requests.labels("free", label).inc()
+        await request.read_head()
+        try:
+            async with asyncio.timeout(self._answer_timeout_s):
+                answer = await self._upstream.open(request)
+        except UpstreamError as error:
+            raise RequestError(error.status, error.code, error.detail) from error
+        except TimeoutError as error:
+            raise RequestError(504, "upstream_timeout", "the upstream did not answer in time") from error
+        try:
+            if answer.status == 402:
+                raise RequestError(502, "upstream_payment_required", "the upstream wants to be paid itself")
+            await self._pass_on(answer, request, send)
+        finally:
+            answer.close()
+
+    async def _pass_on(self, answer: UpstreamAnswer, request: Request, send: Send) -> None:
+        headers = to_client(answer.headers, paid=False)
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        gone = asyncio.ensure_future(request.gone()) if request.is_whole else None
+        try:
+            async for chunk in answer.chunks():
+                if gone is not None and gone.done():
+                    return
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send(_NO_MORE)
+        except UpstreamError as error:
+            # The connection is dropped without its end mark, so the client sees that the answer is not whole.
+            logger.info("%s: the upstream broke off its answer: %s", request.path, error)
+        finally:
+            if gone is not None:
+                gone.cancel()

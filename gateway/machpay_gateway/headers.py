@@ -1,0 +1,108 @@
+"""Which headers travel through the gateway, in both directions. Pure functions over lists of (name, value) bytes."""
+
+from typing import Final
+
+from machpay.protocol.x402 import REQUIRED_HEADER, RESPONSE_HEADER, SIGNATURE_HEADER
+
+Headers = list[tuple[bytes, bytes]]
+
+REQUIRED: Final = REQUIRED_HEADER.lower().encode()
+SIGNATURE: Final = SIGNATURE_HEADER.lower().encode()
+RESPONSE: Final = RESPONSE_HEADER.lower().encode()
+V1_PAYMENT: Final = b"x-payment"
+V1_RESPONSE: Final = b"x-payment-response"
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_PAYMENT: Final = frozenset({REQUIRED, SIGNATURE, RESPONSE, V1_PAYMENT, V1_RESPONSE})
+# What the client says about its own address or asks the upstream to read instead of the request line is not passed
+# on: the route that was paid for is the one in the request line.
+_REPLACED: Final = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"expect",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
+    }
+)
+_NOT_TO_UPSTREAM: Final = HOP_BY_HOP | _PAYMENT | _REPLACED
+_NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT
+
+EXPOSED: Final = f"{REQUIRED_HEADER}, {RESPONSE_HEADER}".encode()
+CORS: Final[Headers] = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
+
+
+def to_upstream(received: Headers, *, client_host: str | None, scheme: str) -> list[tuple[str, str]]:
+    """The request's headers for the upstream: end-to-end ones, and who asked for what in `X-Forwarded-*`."""
+    listed = _listed_in_connection(received)
+    passed = []
+    host = b""
+    for name, value in received:
+        if name == b"host":
+            host = value
+        if name not in _NOT_TO_UPSTREAM and name not in listed:
+            passed.append((name.decode("latin-1"), value.decode("latin-1")))
+    if client_host is not None:
+        passed.append(("X-Forwarded-For", client_host))
+    passed.append(("X-Forwarded-Proto", scheme))
+    if host:
+        passed.append(("X-Forwarded-Host", host.decode("latin-1")))
+    return passed
+
+
+def to_client(received: Headers, *, paid: bool) -> Headers:
+    """The answer's headers for the client. A paid answer is `private`, and its payment headers are readable for
+    scripts of other origins; what the upstream says of payments is never passed on."""
+    listed = _listed_in_connection(received)
+    passed = [
+        (name, value)
+        for name, value in ((name.lower(), value) for name, value in received)
+        if name not in _NOT_TO_CLIENT and name not in listed
+    ]
+    if not paid:
+        return passed
+    names = {name for name, _ in passed}
+    if b"access-control-allow-origin" not in names:
+        passed.append((b"access-control-allow-origin", b"*"))
+    passed.append((b"access-control-expose-headers", EXPOSED))
+    kept = [(name, value) for name, value in passed if name != b"cache-control" or _is_private(value)]
+    if len(kept) < len(passed) or b"cache-control" not in names:
+        kept.append((b"cache-control", b"private"))
+    return kept
+
+
+def _is_private(cache_control: bytes) -> bool:
+    directives = {part.split(b"=")[0].strip().lower() for part in cache_control.split(b",")}
+    return b"private" in directives or b"no-store" in directives
+
+
+def _listed_in_connection(headers: Headers) -> frozenset[bytes]:
+    """Header names that `Connection` declares to be for this hop only."""
+    for name, value in headers:
+        if name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
+            return frozenset(
+                token.strip().lower()
+                for key, tokens in headers
+                if key.lower() == b"connection"
+                for token in tokens.split(b",")
+            )
+    return frozenset()

@@ -1,0 +1,236 @@
+"""Appending to the log: one buffer, one thread that writes and fsyncs for everybody who waits, and segments that
+start with a snapshot of the book.
+
+A failed write or fsync makes the log unavailable: what the page cache holds then is unknowable, so the segment is
+never written again. Everything not yet durable still is in the book, and a new segment with a fresh snapshot of it
+is the way back, tried until the disk takes it.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from machpay_gateway.book import Book
+from machpay_gateway.errors import LogUnavailable
+from machpay_gateway.log.join import OpenPayment
+from machpay_gateway.log.records import FILE_MAGIC, NONCES_PER_RECORD, Header, Identity, Nonces, Record, frame
+from machpay_gateway.log.segments import (
+    Segment,
+    append,
+    lock,
+    recover,
+    segment_path,
+    sync_folder,
+    write_segment,
+)
+
+LINGER_S: Final = 0.01
+"""How long a record that nobody waits for may stay in memory."""
+RETRY_S: Final = 1.0
+"""Pause between attempts to get back to a disk that failed."""
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The book's log. Use: `recover()`, then `await start()`, then `append` and `durable`, at the end `close`."""
+
+    def __init__(
+        self, folder: Path, book: Book, identity: Identity, *, segment_bytes: int, retry_s: float = RETRY_S
+    ) -> None:
+        self._folder = folder
+        self._book = book
+        self._identity = identity
+        self._segment_bytes = segment_bytes
+        self._retry_s = retry_s
+        self.segments: list[Segment] = []
+        self.failure: str | None = "not started"
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called when records became durable."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="log")
+        self._lock = -1
+        self._descriptor = -1
+        self._buffer: list[bytes] = []
+        self._appended = 0
+        self._durable = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Payments that are complete in memory while the record that completed them is not durable yet.
+        self._pending: deque[tuple[int, OpenPayment]] = deque()
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    def recover(self, on_completed: Callable[[OpenPayment], None] = lambda _payment: None) -> None:
+        """Rebuild the book from the folder; blocks. Raises `LogError` and its kinds, `OSError`."""
+        self._lock = lock(self._folder)
+
+        def apply(record: Record) -> None:
+            payment = self._book.apply(record)
+            if payment is not None:
+                on_completed(payment)
+
+        self.segments = recover(self._folder, self._identity, apply)
+        if self.segments:
+            # Segments go only when all of their payments are delivered, whatever their last cursor says.
+            self._book.delivered = max(self._book.delivered, self.segments[0].completed)
+
+    async def start(self) -> None:
+        """Start a new segment with the recovered book. Raises `LogUnavailable` if the disk does not take it."""
+        try:
+            await self._rotate()
+        except OSError as error:
+            raise LogUnavailable(f"cannot write to {self._folder}: {error}") from error
+        self._settle(self._appended)
+        self._task = asyncio.create_task(self._run(), name="log")
+
+    def append(self, record: Record) -> OpenPayment | None:
+        """Apply one record to the book and queue it for the disk; the payment it completed, if it did."""
+        payment = self._book.apply(record)
+        self._buffer.append(frame(record))
+        self._appended += 1
+        if payment is not None:
+            self._pending.append((self._appended, payment))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._flush_soon)
+        return payment
+
+    async def durable(self) -> None:
+        """Return once everything appended so far is on the disk. Raises `LogUnavailable`."""
+        if self.failure is not None:
+            raise LogUnavailable(self.failure)
+        if self._durable >= self._appended:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._appended, waiter))
+        self._wake.set()
+        await waiter
+
+    async def close(self) -> None:
+        """Write what is left and stop. A record that cannot be written any more was never promised to anyone."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown()
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    def _flush_soon(self) -> None:
+        self._timer = None
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while not (self._closing and (self._durable >= self._appended or self.failure is not None)):
+            await self._wake.wait()
+            self._wake.clear()
+            if self._durable >= self._appended and self.failure is None:
+                continue
+            target = self._appended
+            try:
+                if self.failure is not None or self.segments[-1].end >= self._segment_bytes:
+                    await self._rotate()
+                else:
+                    await self._write()
+            except Exception as error:
+                # Whatever it was, nobody may be left waiting and nothing may be taken as durable.
+                self._fail(error)
+            else:
+                self._settle(target)
+
+    async def _write(self) -> None:
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        await self._in_thread(append, self._descriptor, data)
+        self.segments[-1].end += len(data)
+
+    async def _rotate(self) -> None:
+        """Start a segment whose snapshot takes the place of everything that is still in the buffer."""
+        number = self.segments[-1].number + 1 if self.segments else 1
+        data, completed = self._snapshot(number)
+        self._buffer.clear()
+        descriptor = await self._in_thread(write_segment, self._folder, number, data)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self.segments.append(Segment(number, segment_path(self._folder, number), len(data), completed))
+        if self.failure is not None:
+            logger.info("the log is writable; segment %d", number)
+        self.failure = None
+
+    def _snapshot(self, number: int) -> tuple[bytes, int]:
+        """The bytes a new segment starts with, and how many payments were complete before it."""
+        book = self._book
+        pending = [payment for _, payment in self._pending]
+        completed = book.completed - len(pending)
+        book.guard.prune(int(time.time()))
+        header = Header(
+            identity=self._identity,
+            segment=number,
+            previous_end=self.segments[-1].end if self.segments else 0,
+            next_number=book.next_number,
+            completed=completed,
+            delivered=min(book.delivered, completed),
+            guard_floor=book.guard.floor,
+            created_at=int(time.time()),
+        )
+        records: list[Record] = [header, *book.totals(pending)]
+        nonces = list(book.guard.snapshot().items())
+        records.extend(
+            Nonces(dict(nonces[start : start + NONCES_PER_RECORD]))
+            for start in range(0, len(nonces), NONCES_PER_RECORD)
+        )
+        for payment in (*pending, *book.join.open.values()):
+            records.extend(payment.records())
+        return FILE_MAGIC + b"".join(map(frame, records)), completed
+
+    def _settle(self, target: int) -> None:
+        self._durable = max(self._durable, target)
+        while self._waiters and self._waiters[0][0] <= target:
+            _, waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        while self._pending and self._pending[0][0] <= target:
+            self._pending.popleft()
+        self._trim()
+        self.on_progress()
+
+    def _fail(self, error: Exception) -> None:
+        if self.failure is None:
+            logger.error("the log cannot be written, paid traffic stops", exc_info=error)
+        self.failure = f"the payment log cannot be written: {error}"
+        while self._waiters:
+            _, waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(LogUnavailable(self.failure))
+        if not self._closing:
+            asyncio.get_running_loop().call_later(self._retry_s, self._wake.set)
+
+    def _trim(self) -> None:
+        """Remove old segments of which every payment is delivered."""
+        removed = []
+        while len(self.segments) > 1 and self.segments[1].completed <= self._book.delivered:
+            removed.append(self.segments.pop(0))
+        if removed:
+            self._thread.submit(_remove, self._folder, [segment.path for segment in removed])
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _remove(folder: Path, paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    sync_folder(folder)

@@ -1,0 +1,216 @@
+"""The gateway's payments: the only writer of the book and its log. Accept, resolve, mark as sent, abandon.
+
+Every method but `durable` works without awaiting, so that a decision and the reservation it allows are one step.
+"""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from solders.pubkey import Pubkey
+
+from machpay.protocol.intents import Voucher
+from machpay.protocol.receipts import Receipt, SignedReceipt
+from machpay.protocol.x402 import Correction
+from machpay_gateway.book import Book, Channel
+from machpay_gateway.decide import Attempt, Credit, Standing
+from machpay_gateway.log.join import OpenPayment
+from machpay_gateway.log.journal import Journal
+from machpay_gateway.log.records import Accept, ChannelTotals, Outcome, Sent
+from machpay_gateway.settings import Settings
+
+RECENT_PAYMENTS: Final = 20_000
+"""How many completed payments the look-up by digest remembers."""
+LOST_STATUS: Final = 503
+"""The status in the receipt of a payment whose answer was never sent because the gateway stopped."""
+
+PaymentState = Literal["served", "void", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One accepted payment on its way: what the exchange needs to resolve it."""
+
+    payment: OpenPayment
+    channel: Channel
+
+    @property
+    def number(self) -> int:
+        return self.payment.accept.number
+
+    @property
+    def price(self) -> int:
+        return self.payment.accept.price
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the look-up by digest answers."""
+
+    state: PaymentState
+    in_flight: bool
+    receipt: SignedReceipt | None
+
+
+class Payments:
+    """Owns the book and its journal."""
+
+    def __init__(self, settings: Settings, book: Book, journal: Journal) -> None:
+        self._key = settings.key
+        self._cap = settings.solvency.cap_atomic
+        self.book = book
+        self.journal = journal
+        self._recent: OrderedDict[bytes, SignedReceipt] = OrderedDict()
+        self._in_flight: dict[bytes, int] = {}
+
+    # --- Start ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> int:
+        """Recover from the log and make it writable. Returns how many payments a crash had left open.
+
+        A payment whose answer had started keeps its charge; the others become void, because nobody can know that
+        they were served. Raises `LogError` and its kinds.
+        """
+        self.journal.recover(self._remember)
+        left_open = list(self.book.join.open.values())
+        for payment in left_open:
+            outcome = payment.outcome
+            ticket = Ticket(payment, self.book.channel(payment.accept.agent))
+            if payment.sent and outcome is not None:
+                self.resolve(ticket, outcome.http_status, outcome.charged, final=True)
+            else:
+                self.resolve(ticket, LOST_STATUS, 0, final=True)
+                self.sent(ticket)
+        await self.journal.start()
+        return len(left_open)
+
+    # --- One payment ------------------------------------------------------------------------------------------------
+
+    def standing(self, attempt: Attempt, credit: Credit | None) -> Standing:
+        """The agent's standing for `decide`, as it is now."""
+        channel = self.book.channels.get(attempt.agent)
+        return Standing(
+            highest=0 if channel is None else channel.highest,
+            served=0 if channel is None else channel.served,
+            reserved=0 if channel is None else channel.reserved,
+            nonce_seen=self.book.guard.has(attempt.agent, attempt.intent.nonce),
+            credit=credit,
+            cap=self._cap,
+        )
+
+    def accept(self, attempt: Attempt, price: int) -> Ticket:
+        """Reserve `price` for a payment that was just decided to be forwarded."""
+        intent = attempt.intent
+        number = self.book.next_number
+        self.journal.append(
+            Accept(
+                number=number,
+                agent=attempt.agent,
+                amount=intent.amount,
+                cumulative=intent.cumulative,
+                price=price,
+                deadline=intent.deadline,
+                accepted_at=int(time.time()),
+                nonce=intent.nonce,
+                request_hash=intent.request_hash,
+                signature=attempt.signature,
+            )
+        )
+        payment = self.book.join.open[number]
+        self._in_flight[self.book.digest(payment)] = number
+        return Ticket(payment, self.book.channel(attempt.agent))
+
+    def resolve(self, ticket: Ticket, http_status: int, charged: int, *, final: bool) -> SignedReceipt:
+        """Charge `charged` (0: void) and sign the receipt. One that is not `final` may be replaced."""
+        payment, channel = ticket.payment, ticket.channel
+        receipt = Receipt(
+            digest=self.book.digest(payment),
+            http_status=http_status,
+            charged=charged,
+            served_total=channel.served - payment.charged + charged,
+            time=int(time.time()),
+        ).sign(self._key)
+        outcome = Outcome(
+            number=ticket.number,
+            final=final,
+            http_status=http_status,
+            charged=charged,
+            served_total=receipt.receipt.served_total,
+            time=receipt.receipt.time,
+            receipt_signature=receipt.signature,
+        )
+        self._completed(self.journal.append(outcome))
+        return receipt
+
+    def sent(self, ticket: Ticket) -> None:
+        """The answer's first byte is on its way, or the exchange has ended."""
+        self._completed(self.journal.append(Sent(ticket.number)))
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Undo a payment that could not be made durable. Nothing of it was sent."""
+        self.book.abandon(ticket.number)
+        self._in_flight.pop(self.book.digest(ticket.payment), None)
+
+    async def durable(self) -> None:
+        """Wait until everything so far is on the disk. Raises `LogUnavailable`."""
+        await self.journal.durable()
+
+    # --- Channels ---------------------------------------------------------------------------------------------------
+
+    def align(self, agent: Pubkey, credit: Credit) -> None:
+        """Raise the channel to what relayer and chain know of it, for a gateway that lost its log.
+
+        A channel the log does not know starts at the highest of relayer and chain. One that it knows follows the
+        relayer only: the chain's watermark may be ahead of the charges through a claim, and later charges use that up.
+        """
+        channel = self.book.channels.get(agent)
+        known = channel is not None
+        served = credit.charged_total if known else max(credit.charged_total, credit.settled)
+        highest = 0 if credit.voucher is None else credit.voucher.cumulative
+        if channel is not None and served <= channel.served and highest <= channel.highest:
+            return
+        if served == 0 and highest == 0:
+            return
+        proven = credit.voucher is not None and highest >= served
+        self.journal.append(
+            ChannelTotals(
+                agent=agent,
+                highest=max(highest, served),
+                context=credit.voucher.context if proven and credit.voucher is not None else None,
+                signature=credit.voucher.signature if proven and credit.voucher is not None else None,
+                served=served,
+                receipt=None,
+            )
+        )
+
+    def correction(self, agent: Pubkey) -> tuple[Correction, SignedReceipt | None]:
+        """What a client needs whose cumulative was too low: the committed total, its proof, the latest receipt."""
+        channel = self.book.channel(agent)
+        return Correction(channel.committed, channel.voucher), channel.receipt
+
+    def voucher(self, agent: Pubkey) -> Voucher | None:
+        """The highest voucher held of `agent`."""
+        channel = self.book.channels.get(agent)
+        return None if channel is None else channel.voucher
+
+    # --- Look-up ----------------------------------------------------------------------------------------------------
+
+    def find(self, digest: bytes) -> Found:
+        """What is known of a payment by its digest: in flight, or one of the recently completed."""
+        receipt = self._recent.get(digest)
+        if receipt is not None:
+            return Found("served" if receipt.receipt.charged else "void", False, receipt)
+        return Found("unknown", digest in self._in_flight, None)
+
+    def _completed(self, payment: OpenPayment | None) -> None:
+        if payment is not None:
+            self._in_flight.pop(self.book.digest(payment), None)
+            self._remember(payment)
+
+    def _remember(self, payment: OpenPayment) -> None:
+        if payment.outcome is None:
+            return
+        self._recent[self.book.digest(payment)] = self.book.receipt(payment, payment.outcome)
+        if len(self._recent) > RECENT_PAYMENTS:
+            self._recent.popitem(last=False)

@@ -1,0 +1,134 @@
+"""Which path costs what. Pure: a table built once from the settings, asked once per request.
+
+A path is matched after percent-decoding, and paths that two servers may read differently (dot segments, empty
+segments, encoded slashes, backslashes) match nothing and are refused: a payment for a cheap route must not open a
+dear one because the upstream normalises what the gateway did not.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from machpay_gateway.errors import ConfigError, RequestError
+
+Match = Literal["exact", "prefix"]
+Unlisted = Literal["deny", "free"]
+
+OWN_PATHS: Final = frozenset({"/health", "/metrics", "/machpay.json"})
+"""Answered by the gateway itself, before any route."""
+LOOK_UP_PREFIX: Final = "/.well-known/machpay/"
+METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+_AMBIGUOUS_RAW: Final = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)
+_AMBIGUOUS_PATH: Final = re.compile(r"//|/\.\.?(?:[/;]|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One priced or free path. `price_atomic` 0 is free; `charge_4xx` charges client errors too."""
+
+    method: str
+    path: str
+    match: Match = "exact"
+    price_atomic: int = 0
+    description: str = ""
+    mime_type: str = ""
+    charge_4xx: bool = False
+
+    @property
+    def label(self) -> str:
+        """How metrics and events name it."""
+        return f"{self.method} {self.path}" + ("*" if self.match == "prefix" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """The request has to be paid for."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """The request is forwarded without payment. `label` names it in metrics."""
+
+    label: str
+
+
+class RouteTable:
+    """Exact paths before prefixes, longer prefixes before shorter."""
+
+    def __init__(self, routes: Iterable[Route], unlisted: Unlisted = "deny") -> None:
+        self.routes = tuple(routes)
+        self._unlisted = unlisted
+        self._exact: dict[str, dict[str, Route]] = {}
+        prefixes: dict[str, dict[str, Route]] = {}
+        for route in self.routes:
+            _check(route)
+            table = self._exact if route.match == "exact" else prefixes
+            methods = table.setdefault(route.path, {})
+            if route.method in methods:
+                raise ConfigError(f"routes: {route.method} {route.path} is listed twice")
+            methods[route.method] = route
+        self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
+
+    def resolve(self, method: str, path: str, raw_path: bytes) -> Priced | Free:
+        """What a request for `path` (percent-decoded; `raw_path` as received) costs.
+
+        HEAD follows GET. Raises `RequestError`: 400 for an ambiguous path, 404 for one that is not offered, 405 for
+        a method that is not.
+        """
+        if _AMBIGUOUS_RAW.search(raw_path) or _AMBIGUOUS_PATH.search(path):
+            raise RequestError(
+                400, "ambiguous_path", "the path has dot segments, empty segments or encoded slashes"
+            )
+        methods = self._methods(path)
+        if methods is None:
+            if self._unlisted == "free":
+                return Free("unlisted")
+            raise RequestError(404, "not_found", "this gateway offers nothing at this path")
+        route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if route is None:
+            # Never "free" here: a method nobody thought of must not open a path that has a price.
+            allowed = ", ".join(sorted({*methods, "OPTIONS"})).encode()
+            raise RequestError(
+                405, "method_not_allowed", "not offered with this method", ((b"allow", allowed),)
+            )
+        return Priced(route) if route.price_atomic else Free(route.label)
+
+    def is_listed(self, path: str) -> bool:
+        """True if some route, priced or free, covers `path`."""
+        return self._methods(path) is not None
+
+    def methods_at(self, path: str) -> tuple[str, ...]:
+        """The methods offered at `path`, sorted."""
+        return tuple(sorted(self._methods(path) or ()))
+
+    def _methods(self, path: str) -> dict[str, Route] | None:
+        methods = self._exact.get(path)
+        if methods is not None:
+            return methods
+        for prefix, candidates in self._prefixes:
+            if path.startswith(prefix):
+                return candidates
+        return None
+
+
+def _check(route: Route) -> None:
+    where = f"routes: {route.method} {route.path}"
+    if route.method not in METHODS:
+        raise ConfigError(
+            f"{where}: method must be one of {', '.join(sorted(METHODS))} (HEAD and OPTIONS follow)"
+        )
+    if not route.path.startswith("/") or "?" in route.path or "#" in route.path:
+        raise ConfigError(f"{where}: path must start with / and hold no query")
+    if _AMBIGUOUS_PATH.search(route.path) or "\\" in route.path or "%" in route.path:
+        raise ConfigError(f"{where}: path must be written decoded, without dot segments or empty segments")
+    if route.path in OWN_PATHS or route.path.startswith(LOOK_UP_PREFIX):
+        raise ConfigError(f"{where}: the gateway answers this path itself")
+    if not 0 <= route.price_atomic < 2**63:
+        raise ConfigError(f"{where}: price_atomic must be a non-negative integer of atomic units")
+    if len(route.description) > 512 or len(route.mime_type) > 128:
+        raise ConfigError(
+            f"{where}: description may have 512 characters and mime_type 128 (402 headers are small)"
+        )

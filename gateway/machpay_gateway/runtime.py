@@ -1,0 +1,180 @@
+"""Puts one gateway together, runs its background work and takes it apart in the right order."""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, Self
+
+from machpay_gateway.app import GatewayApp
+from machpay_gateway.book import Book
+from machpay_gateway.delivery import Delivery
+from machpay_gateway.events import Events
+from machpay_gateway.free import FreeExchanges
+from machpay_gateway.heartbeat import Heartbeat
+from machpay_gateway.log.journal import Journal
+from machpay_gateway.log.records import Identity
+from machpay_gateway.metrics import Metrics
+from machpay_gateway.own import OwnEndpoints
+from machpay_gateway.paid import PaidExchanges
+from machpay_gateway.payments import Payments
+from machpay_gateway.peers import Peers
+from machpay_gateway.settings import Settings
+from machpay_gateway.solvency import Solvency
+from machpay_gateway.upstream import Upstream
+
+LAST_DELIVERY_S: Final = 5.0
+"""How long a stopping gateway tries to hand over what is left; the log keeps the rest."""
+PRUNE_S: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """Use as an async context manager; inside, `app` serves. Entering raises `LogError` and its kinds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.url = settings.gateway.public_url
+        self.metrics = Metrics()
+        self.book = Book(settings.network, settings.key.public)
+        self.journal = Journal(
+            settings.data_dir / "log",
+            self.book,
+            Identity(
+                gateway=settings.key.public,
+                program_id=settings.network.program_id,
+                mint=settings.network.mint,
+                domain=bytes(settings.network.domain),
+            ),
+            segment_bytes=settings.gateway.segment_bytes,
+        )
+        self.payments = Payments(settings, self.book, self.journal)
+        self.app: GatewayApp
+        self._stack = AsyncExitStack()
+        self._background: list[asyncio.Task[None]] = []
+        self._stopped: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        settings = self.settings
+        try:
+            self._stack.push_async_callback(self.journal.close)
+            left_open = await self.payments.start()
+            if left_open:
+                logger.warning("%d payments were open when this gateway last stopped", left_open)
+            peers = await self._stack.enter_async_context(Peers(settings.key))
+            upstream = await self._stack.enter_async_context(Upstream(settings.upstream))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._events = Events(settings, peers, self.metrics)
+        self._solvency = Solvency(settings, peers, self.payments.align)
+        self._delivery = Delivery(settings, self.payments, peers, self.metrics)
+        self._heartbeat = Heartbeat(
+            settings,
+            peers,
+            url=lambda: self.url,
+            requests=lambda: self.app.requests_total,
+            active_agents=self._active_agents,
+            seq=lambda: self.book.completed,
+        )
+        self.journal.on_progress = self._delivery.wake
+        self.app = GatewayApp(
+            settings.routes,
+            settings.upstream.max_body_bytes,
+            OwnEndpoints(settings, self.payments, self.metrics, self.health),
+            FreeExchanges(upstream, self.metrics, settings.upstream.answer_timeout_s),
+            PaidExchanges(settings, self.payments, self._solvency, upstream, self._events, self.metrics),
+            self.metrics,
+        )
+        self._start("delivery", self._delivery.run())
+        self._start("events", self._events.run())
+        self._start("solvency", self._solvency.run())
+        self._start("heartbeat", self._heartbeat.run())
+        self._start("upkeep", self._upkeep())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._solvency.close()
+        if self.journal.failure is None:
+            # The last answers' `sent` records must be durable before their payments may be delivered.
+            await self.journal.durable()
+            await self._delivery.drain(LAST_DELIVERY_S)
+        await self._events.drain(1.0)
+        await self._stack.aclose()
+
+    def health(self) -> tuple[str, dict[str, dict[str, Any]]]:
+        """The overall status and each component's."""
+        now = time.monotonic()
+        last = self._solvency.last_answer_at
+        log_failure = self.journal.failure
+        components: dict[str, dict[str, Any]] = {
+            "log": _component(log_failure, "down", segments=len(self.journal.segments)),
+            "delivery": _component(self._delivery.failure, undelivered=self._delivery.undelivered),
+            "receiver": _component(self._events.failure, queued=self._events.queued),
+            "solvency": _component(
+                self._solvency.failure, last_answer_s_ago=None if last is None else round(now - last, 1)
+            ),
+            "registration": {"status": "ok", "registered": self._heartbeat.registered},
+        }
+        if self._heartbeat.registered is False:
+            components["registration"]["status"] = "degraded"
+        for name, failure in self._stopped.items():
+            components[name] = _component(failure, "down")
+        statuses = {component["status"] for component in components.values()}
+        overall = "down" if "down" in statuses else "degraded" if "degraded" in statuses else "ok"
+        return overall, components
+
+    def write_endpoint(self, host: str, port: int) -> None:
+        """Tell other programs where this gateway listens: `data_dir/endpoint.json`, written whole or not at all."""
+        shown = f"[{host}]" if ":" in host else host
+        self.url = self.settings.gateway.public_url or f"http://{shown}:{port}"
+        content = {
+            "url": self.url,
+            "host": host,
+            "port": port,
+            "pid": os.getpid(),
+            "gateway": self.settings.key.pubkey,
+        }
+        target = self.settings.data_dir / "endpoint.json"
+        draft = target.with_suffix(".tmp")
+        draft.write_text(json.dumps(content) + "\n")
+        draft.replace(target)
+
+    def remove_endpoint(self) -> None:
+        (self.settings.data_dir / "endpoint.json").unlink(missing_ok=True)
+
+    def _active_agents(self) -> int:
+        return self._solvency.active_agents
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._note_end)
+        self._background.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Background work ends only by being cancelled; anything else is shown by `/health`."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        self._stopped[task.get_name()] = f"stopped: {error}"
+        logger.critical("%s stopped", task.get_name(), exc_info=error)
+
+    async def _upkeep(self) -> None:
+        """Forget nonces that can no longer be replayed, and keep the gauges true."""
+        while True:
+            self.book.guard.prune(int(time.time()))
+            self.metrics.undelivered.set(self._delivery.undelivered)
+            self.metrics.log_healthy.set(self.journal.failure is None)
+            await asyncio.sleep(PRUNE_S)
+
+
+def _component(failure: str | None, failed: str = "degraded", **details: Any) -> dict[str, Any]:
+    status = {"status": "ok"} if failure is None else {"status": failed, "detail": failure}
+    return {**status, **details}

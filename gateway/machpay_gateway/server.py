@@ -1,0 +1,112 @@
+"""uvicorn around the application: one process, uvloop, httptools, and a shutdown that finishes what was accepted."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from machpay_gateway.errors import ConfigError
+from machpay_gateway.request import TARGET_KEY
+from machpay_gateway.runtime import Runtime
+from machpay_gateway.settings import Settings
+
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+
+logger = logging.getLogger(__name__)
+
+
+class TargetProtocol(HttpToolsProtocol):
+    """Keeps the request target exactly as received, because payments sign it (an empty query included)."""
+
+    def on_headers_complete(self) -> None:
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope[TARGET_KEY] = self.url
+        super().on_headers_complete()
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigError` if the address cannot be bound, `LogError` and its kinds."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
+
+
+async def serve(
+    settings: Settings, *, install_signals: bool = True, stop: asyncio.Event | None = None
+) -> None:
+    """Serve until a signal, or until `stop` is set."""
+    listener = _bind(settings.gateway.host, settings.gateway.port)
+    with contextlib.closing(listener):
+        async with Runtime(settings) as runtime:
+            server = _server(runtime, settings)
+            host, port = listener.getsockname()[:2]
+            runtime.write_endpoint(host, port)
+            logger.info("gateway %s serves %s", settings.key.pubkey, runtime.url)
+            try:
+                await _serve_until_stopped(server, listener, stop, install_signals)
+            finally:
+                runtime.remove_endpoint()
+    logger.info("gateway %s stopped", settings.key.pubkey)
+
+
+async def _serve_until_stopped(
+    server: uvicorn.Server, listener: socket.socket, stop: asyncio.Event | None, install_signals: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def finish() -> None:
+        # A second signal stops waiting for clients; what was accepted is in the log either way.
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    if install_signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, finish)
+    watcher = loop.create_task(stop.wait()) if stop is not None else None
+    if watcher is not None:
+        watcher.add_done_callback(lambda task: None if task.cancelled() else finish())
+    try:
+        # Not `serve()`: it would take the signals and raise them again while payments are still being handed over.
+        await server._serve([listener])
+    finally:
+        if watcher is not None:
+            watcher.cancel()
+
+
+def _server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
+    config = uvicorn.Config(
+        runtime.app,
+        http=TargetProtocol,
+        ws="none",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.gateway.shutdown_s)),
+        backlog=BACKLOG,
+    )
+    return uvicorn.Server(config)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"gateway.host, gateway.port: cannot listen on {host}:{port}: {error.strerror}"
+        ) from error
+    listener.setblocking(False)
+    return listener
