@@ -40,8 +40,8 @@ class CreatePartitionedModel(migrations.CreateModel):
         create, parameters = schema_editor.table_sql(model)
         column = schema_editor.quote_name(model._meta.get_field(self.partition_by).column)
         schema_editor.execute(f"{create} PARTITION BY RANGE ({column})", parameters or None)
-        for statement in schema_editor._model_indexes_sql(model):
-            schema_editor.execute(statement)
+        for index in model._meta.indexes:
+            schema_editor.add_index(model, index)
 
 
 class CreatePartitions(migrations.RunPython):

@@ -1,7 +1,7 @@
 """Judging one delivered item by itself: well formed, signed by whom it says, and of a time that can be stored.
 
-Pure and thread-safe: no database, no clock of its own. What is refused here is refused for ever unless `retry` says otherwise;
-nothing is ever refused for a business reason, because a served payment's claim would be lost with it.
+Pure and thread-safe: no database, no clock of its own. What is refused here is refused for ever unless `retry` says
+otherwise; nothing is ever refused for a business reason, because a served payment's claim would be lost with it.
 """
 
 from collections.abc import Sequence

@@ -350,4 +350,4 @@ def _mark_settled(settled: Iterable[SettlementSeen]) -> int:
         return 0
     with connection.cursor() as cursor:
         cursor.execute(_MARK_SETTLED, [list(watermarks), list(watermarks.values())])
-        return cursor.rowcount
+        return int(cursor.rowcount)

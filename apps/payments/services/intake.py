@@ -1,9 +1,10 @@
 """Storing resolved payments exactly once, and crediting them.
 
-The primary key (nonce time, agent, nonce, channel) decides what an item is: the same digest again is a duplicate; another digest
-on the same channel is refused for good, though its voucher counts; the same nonce on another channel is stored and credited like
-any payment and recorded as an equivocation, which the agent's row lock makes impossible to miss. Intents, channel totals, ledger
-and evidence commit together; the number of SQL statements does not depend on the number of items.
+The primary key (nonce time, agent, nonce, channel) decides what an item is: the same digest again is a duplicate;
+another digest on the same channel is refused for good, though its voucher counts; the same nonce on another channel is
+stored and credited like any payment and recorded as an equivocation, which the agent's row lock makes impossible to
+miss. Intents, channel totals, ledger and evidence commit together; the number of SQL statements does not depend on the
+number of items.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,10 +42,11 @@ class _Nonce(NamedTuple):
 def record_batch(
     *, mint: str, gateway: str, vendor: str, items: Sequence[Verified], vouchers: Sequence[Voucher]
 ) -> list[ItemResult]:
-    """Store `items` that `gateway` (registered, serving `vendor`) delivered, and credit the vendor for what was charged.
+    """Store `items` that `gateway` (registered, serving `vendor`) delivered, and credit the vendor for what was
+    charged.
 
-    `vouchers` raise the highest voucher of channels that are known and whose agent signed them; others are ignored. Returns one
-    result per item, in order, once everything has committed. Safe to repeat and to run concurrently.
+    `vouchers` raise the highest voucher of channels that are known and whose agent signed them; others are ignored.
+    Returns one result per item, in order, once everything has committed. Safe to repeat and to run concurrently.
     """
     agents = {str(item.payment.intent.channel): str(item.payment.agent) for item in items}
     valid = _verified_vouchers(vouchers, agents)
@@ -215,10 +217,8 @@ class _Batch:
         settled = channel.charged_total_atomic <= channel.settled_atomic
         if not settled and channel.unsettled_since is None:
             channel.unsettled_since = self._now
-        if not payment.charged:
-            status = Status.VOID
-        else:
-            status = Status.SETTLED if settled else Status.PENDING
+        charged_status = Status.SETTLED if settled else Status.PENDING
+        status = charged_status if payment.charged else Status.VOID
         self._rows.append(
             (
                 item.nonce_time,

@@ -1,0 +1,307 @@
+"""One request to the relayer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
+
+import msgspec
+import redis
+from django.db import connection
+
+from apps.core import asgi
+from apps.core.errors import DomainError
+from apps.core.redis import async_redis
+from apps.payments.errors import ChainUnavailable, NotYours, UnknownGateway
+from apps.payments.relayer import metrics
+from apps.payments.relayer.auth import authenticate
+from apps.payments.relayer.directory import Directory
+from apps.payments.relayer.threads import DatabaseUnavailable, Threads
+from apps.payments.selectors.liability import liability_answer, no_bond
+from apps.payments.services.gateways import Heartbeat, record_heartbeat
+from apps.payments.services.intake import record_batch
+from apps.payments.verification import Refused, Verified, check_items
+from machpay.chain.network import Network
+from machpay.protocol.encoding import I64_MAX, parse_pubkey
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.intents import Voucher
+from machpay.protocol.settlements import MAX_BATCH_ITEMS, ItemResult, SettlementAnswer, SettlementBatch
+from machpay.protocol.signed_requests import RequestSigner
+from machpay.protocol.snapshots import LiabilityAnswer
+from machpay.protocol.x402 import parse_voucher
+
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+HEARTBEAT_BYTES_MAX: Final = 64 * 1024
+BATCHES_IN_FLIGHT_MAX: Final = 32
+_CHUNK: Final = 128
+
+_batch_decoder = msgspec.json.Decoder(SettlementBatch)
+_Counter = Annotated[int, msgspec.Meta(ge=0, le=I64_MAX)]
+
+
+class HeartbeatBody(msgspec.Struct):
+    """The body of `POST /heartbeat`: the brief's fields, the address clients use and the position of the gateway's
+    log."""
+
+    gateway_id: str
+    version: str = ""
+    uptime_seconds: _Counter = 0
+    stats: dict[str, Any] = {}
+    url: str = ""
+    vendor: str = ""
+    seq: _Counter = 0
+
+
+_heartbeat_decoder = msgspec.json.Decoder(HeartbeatBody)
+
+
+class BadRequest(DomainError):
+    code = "malformed"
+    status = 400
+
+
+class BatchTooLarge(DomainError):
+    code = "batch_too_large"
+    status = 413
+
+
+class Busy(DomainError):
+    code = "busy"
+    status = 503
+
+
+class Relayer:
+    """Routes requests. `network` is what every channel is derived from."""
+
+    def __init__(self, *, network: Network, directory: Directory, threads: Threads) -> None:
+        self._network = network
+        self._directory = directory
+        self._threads = threads
+        self._in_flight = 0
+
+    async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        """Answer one HTTP request. Every path also exists below `/v1`."""
+        path: str = scope["path"].removeprefix("/v1")
+        if path == "/settlements":
+            await self._only("POST", self._settlements, scope, receive, send)
+        elif path == "/heartbeat":
+            await self._only("POST", self._heartbeat, scope, receive, send)
+        elif path.startswith("/liability/"):
+            await self._only("GET", self._liability, scope, receive, send)
+        elif path == "/health":
+            await self._health(send)
+        elif path == "/metrics":
+            await asgi.respond_metrics(send)
+        else:
+            raise asgi.NotFound(
+                "this process answers /settlements, /heartbeat, /liability/{agent}, /health, /metrics"
+            )
+
+    async def _only(
+        self,
+        method: str,
+        handler: Callable[[asgi.Scope, asgi.Receive, asgi.Send], Awaitable[None]],
+        scope: asgi.Scope,
+        receive: asgi.Receive,
+        send: asgi.Send,
+    ) -> None:
+        if scope["method"] != method:
+            raise asgi.MethodNotAllowed(f"use {method} here")
+        await handler(scope, receive, send)
+
+    async def _settlements(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        # Counted before the body is read: the bound on batches is also the bound on their memory.
+        if self._in_flight >= BATCHES_IN_FLIGHT_MAX:
+            raise Busy("too many batches are being stored; send this one again", retry_after_s=1)
+        self._in_flight += 1
+        metrics.IN_FLIGHT.inc()
+        try:
+            body = await asgi.read_body(scope, receive, limit=BATCH_BYTES_MAX)
+            with metrics.BATCH_SECONDS.time():
+                results = await self._store(scope, body)
+        finally:
+            self._in_flight -= 1
+            metrics.IN_FLIGHT.dec()
+        counts = {status: sum(result.status == status for result in results) for status in _STATUSES}
+        for status, count in counts.items():
+            metrics.ITEMS.labels(status).inc(count)
+        for result in results:
+            if result.code is not None:
+                metrics.REFUSED.labels(result.code).inc()
+        answer = SettlementAnswer(
+            accepted=counts["accepted"],
+            rejected=counts["rejected"],
+            duplicates=counts["duplicate"],
+            results=results,
+        )
+        await asgi.respond_json(send, answer)
+
+    async def _store(self, scope: asgi.Scope, body: bytes) -> list[ItemResult]:
+        signer = await authenticate(scope, body, self._threads)
+        try:
+            batch = _batch_decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"the body is not a batch of settlements: {error}") from error
+        if max(len(batch.batch), len(batch.vouchers)) > MAX_BATCH_ITEMS:
+            raise BatchTooLarge(f"a batch has at most {MAX_BATCH_ITEMS} items and as many vouchers")
+        _must_be(signer, batch.gateway_id)
+        vendor = await self._directory.vendor_of(signer.pubkey)
+        checked = await self._check(batch.batch, signer)
+        stored = await self._threads.database(
+            record_batch,
+            mint=str(self._network.mint),
+            gateway=signer.pubkey,
+            vendor=vendor,
+            items=[item for item in checked if isinstance(item, Verified)],
+            vouchers=_vouchers(batch.vouchers),
+        )
+        recorded = iter(stored)
+        return [
+            ItemResult(item.digest.hex(), "rejected", item.retry, item.code)
+            if isinstance(item, Refused)
+            else next(recorded)
+            for item in checked
+        ]
+
+    async def _check(self, items: Sequence[msgspec.Raw], signer: RequestSigner) -> list[Verified | Refused]:
+        """Verify in chunks, so that several cores share one batch and small batches do not wait for large ones."""
+        now = datetime.now(UTC)
+        chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+        results = await asyncio.gather(
+            *(
+                self._threads.verify(check_items, chunk, network=self._network, gateway=signer.key, now=now)
+                for chunk in chunks
+            )
+        )
+        return [item for chunk in results for item in chunk]
+
+    async def _heartbeat(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        body = await asgi.read_body(scope, receive, limit=HEARTBEAT_BYTES_MAX)
+        signer = await authenticate(scope, body, self._threads)
+        try:
+            heartbeat = _heartbeat_decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"the body is not a heartbeat: {error}") from error
+        if b"\\u0000" in body:
+            raise BadRequest("a heartbeat holds no NUL characters")
+        _must_be(signer, heartbeat.gateway_id)
+        try:
+            await self._directory.vendor_of(signer.pubkey)
+        except UnknownGateway:
+            registered = False
+        else:
+            registered = await self._threads.database(
+                record_heartbeat,
+                gateway=signer.pubkey,
+                heartbeat=Heartbeat(
+                    version=heartbeat.version,
+                    uptime_seconds=heartbeat.uptime_seconds,
+                    stats=heartbeat.stats,
+                    url=heartbeat.url,
+                    log_seq=heartbeat.seq,
+                ),
+            )
+        await asgi.respond_json(send, {"status": "ok", "registered": registered})
+
+    async def _liability(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        body = await asgi.read_body(scope, receive, limit=0)
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        try:
+            agent = str(parse_pubkey(scope["path"].rpartition("/")[2], "agent"))
+            excluded = [str(parse_pubkey(key, "exclude_gateway")) for key in query.get("exclude_gateway", [])]
+        except MalformedError as error:
+            raise BadRequest(error.detail) from error
+        if len(excluded) > 1:
+            raise BadRequest("exclude_gateway may be given once")
+        signer = await authenticate(scope, body, self._threads)
+        asking_gateway = await self._asking_gateway(signer, agent)
+        answer = await self._answer(agent, excluded[0] if excluded else None, asking_gateway)
+        await asgi.respond_json(send, answer)
+
+    async def _asking_gateway(self, signer: RequestSigner, agent: str) -> str | None:
+        if signer.pubkey == agent:
+            return None
+        try:
+            await self._directory.vendor_of(signer.pubkey)
+        except UnknownGateway as error:
+            raise NotYours(
+                "only the agent itself and registered gateways see an agent's liability"
+            ) from error
+        return signer.pubkey
+
+    async def _answer(self, agent: str, excluded: str | None, asking_gateway: str | None) -> LiabilityAnswer:
+        async def read() -> LiabilityAnswer | None:
+            return await self._threads.database(
+                liability_answer, agent=agent, exclude_gateway=excluded, asking_gateway=asking_gateway
+            )
+
+        answer = await read()
+        if answer is not None and answer.snapshot.bond != "0":
+            return answer
+        # Nobody is told "no bond" from a mirror that may only be late.
+        try:
+            found = await self._directory.refresh_agent(agent, for_gateway=asking_gateway is not None)
+        except ChainUnavailable:
+            if answer is None:
+                raise
+            return answer
+        if found:
+            answer = await read()
+        return answer if answer is not None else await self._threads.database(no_bond, agent)
+
+    async def _health(self, send: asgi.Send) -> None:
+        database, cache = await asyncio.gather(self._database_answers(), _redis_answers())
+        components: dict[str, dict[str, Any]] = {
+            "database": {"status": "ok" if database else "down"},
+            "redis": {"status": "ok" if cache else "down"},
+            "intake": {
+                "status": "ok" if self._in_flight < BATCHES_IN_FLIGHT_MAX else "degraded",
+                "batches_in_flight": self._in_flight,
+            },
+        }
+        # Without either of the first two no request can be answered.
+        usable = database and cache
+        healthy = all(component["status"] == "ok" for component in components.values())
+        status = "down" if not usable else "ok" if healthy else "degraded"
+        body = {"status": status, "service": "relayer", "components": components}
+        await asgi.respond_json(send, body, status=200 if usable else 503)
+
+    async def _database_answers(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                await self._threads.database(_ping)
+        except (DatabaseUnavailable, TimeoutError):
+            return False
+        return True
+
+
+_STATUSES: Final = ("accepted", "rejected", "duplicate")
+
+
+def _must_be(signer: RequestSigner, gateway_id: str) -> None:
+    if signer.pubkey != gateway_id:
+        raise NotYours("gateway_id is not the key that signed this request")
+
+
+def _vouchers(values: Sequence[Any]) -> list[Voucher]:
+    """Those that parse. One that does not is dropped: it must not hold up payments that are in order."""
+    vouchers = []
+    for value in values:
+        try:
+            vouchers.append(parse_voucher(value))
+        except MalformedError:
+            metrics.REFUSED.labels("malformed_voucher").inc()
+    return vouchers
+
+
+def _ping() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+async def _redis_answers() -> bool:
+    try:
+        return bool(await async_redis().ping())
+    except redis.RedisError:
+        return False
