@@ -1,0 +1,163 @@
+"""Who pays, on which network, and up to what price. The only place of the SDK that reads the environment."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from solders.hash import Hash
+
+from machpay.chain.network import Network
+from machpay.client.errors import ConfigError
+from machpay.client.terms import origin_of
+from machpay.protocol.encoding import parse_pubkey
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.keys import SigningKey
+
+DEFAULT_MAX_PRICE_ATOMIC = 100_000
+"""A tenth of a USDC per call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachPayConfig:
+    """The settings of one agent.
+
+    `max_price_atomic` is the limit per call where the call names none. `rpc_url` is needed for the bond
+    methods and lets the client follow totals that only the chain proves. `pinned` maps origins to the gateway
+    keys they must have; an origin that is not listed is pinned to the first key it shows. `state_dir` keeps
+    channel totals between runs. `timeout_s` bounds each phase of an HTTP exchange; `resends` is how often the
+    same signed bytes are sent again after a broken connection. `gateways` are URLs known from a demo's
+    description.
+    """
+
+    key: SigningKey
+    network: Network
+    rpc_url: str | None = None
+    api_url: str | None = None
+    relayer_url: str | None = None
+    max_price_atomic: int = DEFAULT_MAX_PRICE_ATOMIC
+    gateways: tuple[str, ...] = ()
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    state_dir: Path | None = None
+    timeout_s: float = 30.0
+    max_connections: int = 100
+    resends: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_price_atomic < 0:
+            raise ConfigError("max_price_atomic must not be negative")
+        if self.timeout_s <= 0 or self.max_connections <= 0 or self.resends < 0:
+            raise ConfigError("timeout_s and max_connections must be positive, resends not negative")
+        for origin, gateway in self.pinned.items():
+            try:
+                parse_pubkey(gateway, f"pinned[{origin!r}]")
+            except MalformedError as error:
+                raise ConfigError(error.detail) from error
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the environment (or `environ`).
+
+        `MACHPAY_AGENT_SECRET`: the key as a JSON array or base58, or the path of a key file.
+        `MACHPAY_NETWORK`: the path of a JSON file with `program_id`, `mint`, `domain` and optionally
+        `rpc_url`, `api_url`, `relayer_url`, `gateways`, such as `var/demo.json`. Optional, overriding the
+        file: `SOLANA_RPC_URL`, `MACHPAY_API_URL`, `MACHPAY_RELAYER_URL`, `MACHPAY_MAX_PRICE_ATOMIC`,
+        `MACHPAY_STATE_DIR`.
+        """
+        env = os.environ if environ is None else environ
+        secret = _required(env, "MACHPAY_AGENT_SECRET")
+        settings = _settings(_read_json(Path(_required(env, "MACHPAY_NETWORK")), "MACHPAY_NETWORK"))
+        for name, variable in (
+            ("rpc_url", "SOLANA_RPC_URL"),
+            ("api_url", "MACHPAY_API_URL"),
+            ("relayer_url", "MACHPAY_RELAYER_URL"),
+        ):
+            if env.get(variable):
+                settings[name] = env[variable]
+        if env.get("MACHPAY_MAX_PRICE_ATOMIC"):
+            settings["max_price_atomic"] = _integer(
+                env["MACHPAY_MAX_PRICE_ATOMIC"], "MACHPAY_MAX_PRICE_ATOMIC"
+            )
+        if env.get("MACHPAY_STATE_DIR"):
+            settings["state_dir"] = Path(env["MACHPAY_STATE_DIR"])
+        return cls(key=_key(secret, "MACHPAY_AGENT_SECRET"), **settings)
+
+    @classmethod
+    def from_demo(
+        cls, path: str | os.PathLike[str] = "var/demo.json", agent: int = 0, **settings: Any
+    ) -> Self:
+        """Join the network that `make demo` runs, as its agent number `agent`. `settings` override what is
+        found."""
+        demo_path = Path(path)
+        demo = _read_json(demo_path, "the demo's description (is `make demo` running?)")
+        try:
+            key_file = Path(demo["agents"][agent]["keypair_file"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise ConfigError(f"{demo_path} describes no agent number {agent}") from error
+        # Relative paths in the file are relative to it.
+        key = _key(str(demo_path.parent / key_file), f"{demo_path}: agents[{agent}].keypair_file")
+        return cls(key=key, **{**_settings(demo), **settings})
+
+
+def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network's JSON description says: addresses, URLs and pinned gateways."""
+    try:
+        network = Network(
+            program_id=parse_pubkey(document.get("program_id"), "program_id"),
+            mint=parse_pubkey(document.get("mint"), "mint"),
+            # A genesis hash has the text form of a public key.
+            domain=Hash(bytes(parse_pubkey(document.get("domain"), "domain"))),
+        )
+        gateways = list(document.get("gateways", ()))
+        pinned = {origin_of(entry["url"]): str(entry["gateway"]) for entry in gateways}
+    except MalformedError as error:
+        raise ConfigError(f"the network's description: {error.detail}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError("the network's description: gateways must be a list of {url, gateway}") from error
+    settings: dict[str, Any] = {
+        "network": network,
+        "gateways": tuple(entry["url"] for entry in gateways),
+        "pinned": pinned,
+    }
+    for name in ("rpc_url", "api_url", "relayer_url"):
+        if document.get(name):
+            settings[name] = document[name]
+    return settings
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "").strip()
+    if not value:
+        raise ConfigError(f"{name} is not set")
+    return value
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot read {path}") from error
+    except ValueError as error:
+        raise ConfigError(f"{what}: {path} is not JSON") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{what}: {path} must hold a JSON object")
+    return document
+
+
+def _integer(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f"{name} must be a whole number of atomic units")
+    return int(text)
+
+
+def _key(secret: str, name: str) -> SigningKey:
+    """A key from its text, or from the file the text names."""
+    try:
+        if secret.startswith("[") or not Path(secret).is_file():
+            return SigningKey.from_text(secret)
+        return SigningKey.load(secret)
+    except (MalformedError, OSError):
+        # The text may be the secret itself: it is not repeated, and neither is the error about it.
+        raise ConfigError(f"{name} is neither a secret key nor the path of a key file") from None

@@ -1,0 +1,157 @@
+"""What an agent's code catches.
+
+ClientError
+├── ConfigError               a setting is missing or cannot be used
+├── GatewayUnreachableError   nothing was sent, or nothing was paid yet: safe to call again
+├── GatewayMismatchError      the gateway asks for something this configuration does not stand for
+├── PriceTooHighError         the price is above the limit of this call; nothing was signed
+├── GatewayExposureError      the gateway has more signed than it has proven to have served; nothing was
+signed ├── PaymentRefusedError       the gateway did not accept the payment; `code` says why; nothing was
+charged │   └── InsufficientBondError `insufficient_bond`: deposit more, or wait for settlement ├──
+ReceiptError              an answer came, but not the gateway's valid word on what it cost; `response` holds
+it ├── UnresolvedPaymentError    sent, outcome unknown: do not call again blindly, look `digest` up ├──
+ResponseLostError         the outcome is known (`charged`), but the answer did not reach us └── BondError
+a deposit that cannot work
+    ├── InsufficientFundsError  the wallet holds less than the amount
+    └── BondTooSmallError       a first deposit below the network's minimum
+
+Errors of the chain itself (RPC, transactions) are `machpay.chain.errors.ChainError`.
+"""
+
+from typing import Any
+
+from machpay.errors import MachPayError
+from machpay.protocol.errors import RefusalCode
+from machpay.protocol.receipts import SignedReceipt
+
+
+class ClientError(MachPayError):
+    """Anything the agent client raises on purpose."""
+
+
+class ConfigError(ClientError):
+    """The configuration is incomplete or contradicts itself. The text names the setting."""
+
+
+class GatewayUnreachableError(ClientError):
+    """No connection, or no answer to a request without payment. Nothing can have been charged."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(f"{url}: {detail}")
+        self.url = url
+
+
+class GatewayMismatchError(ClientError):
+    """A 402 or its offer does not fit: network, program, token, gateway key or request hash."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(f"{url}: {detail}")
+        self.url = url
+        self.detail = detail
+
+
+class PriceTooHighError(ClientError):
+    """The price is above the limit. Amounts in atomic units."""
+
+    def __init__(self, url: str, price_atomic: int, max_price_atomic: int) -> None:
+        super().__init__(f"{url} costs {price_atomic}, the limit is {max_price_atomic}")
+        self.url = url
+        self.price_atomic = price_atomic
+        self.max_price_atomic = max_price_atomic
+
+
+class GatewayExposureError(ClientError):
+    """Going on would leave this gateway with more than 64 prices signed beyond what its receipts prove.
+
+    Amounts in atomic units: `signed` is the highest total ever signed to it, `served` what is proven,
+    `claimed` the total it says it is committed to.
+    """
+
+    def __init__(self, gateway: str, *, signed: int, served: int, claimed: int, detail: str) -> None:
+        super().__init__(
+            f"gateway {gateway}: {detail} (signed {signed}, proven served {served}, claimed {claimed})"
+        )
+        self.gateway = gateway
+        self.signed = signed
+        self.served = served
+        self.claimed = claimed
+
+
+class PaymentRefusedError(ClientError):
+    """A 402 after payment. `code` is one of `RefusalCode`, or the gateway's own word if it is none of
+    them."""
+
+    def __init__(self, code: str, *, gateway: str, digest: str, attempts: int) -> None:
+        super().__init__(f"gateway {gateway} refused payment {digest}: {code} ({attempts} attempts)")
+        self.code = code
+        self.gateway = gateway
+        self.digest = digest
+        self.attempts = attempts
+
+
+class InsufficientBondError(PaymentRefusedError):
+    """The bond, less what is already owed, does not cover the price."""
+
+
+class ReceiptError(ClientError):
+    """The answer's receipt is missing or not the gateway's valid word. `response` is the `httpx.Response`, so
+    that what was delivered is not lost; the payment stays counted as unresolved until its deadline."""
+
+    def __init__(self, detail: str, *, digest: str, response: Any) -> None:
+        super().__init__(f"payment {digest}: {detail}")
+        self.digest = digest
+        self.response = response
+
+
+class UnresolvedPaymentError(ClientError):
+    """The payment was sent and nobody could say what became of it.
+
+    It stays counted against the channel until `deadline` (unix seconds). `MachPayClient.look_up(url, digest)`
+    asks again; a new call is a new payment.
+    """
+
+    def __init__(self, url: str, *, digest: str, deadline: int, detail: str) -> None:
+        super().__init__(f"{url}: payment {digest} is unresolved: {detail}")
+        self.url = url
+        self.digest = digest
+        self.deadline = deadline
+
+
+class ResponseLostError(ClientError):
+    """The exchange ended, but its answer did not arrive. `charged` (atomic units, 0 when void) is proven by
+    `receipt`."""
+
+    def __init__(self, url: str, *, digest: str, receipt: SignedReceipt) -> None:
+        self.charged = receipt.receipt.charged
+        super().__init__(f"{url}: the answer to payment {digest} was lost; charged {self.charged}")
+        self.url = url
+        self.digest = digest
+        self.receipt = receipt
+
+
+class BondError(ClientError):
+    """The bond cannot be changed as asked. Nothing was sent to the chain, or the program refused it."""
+
+
+class InsufficientFundsError(BondError):
+    """The wallet's token account holds less than the deposit. Amounts in atomic units."""
+
+    def __init__(self, *, needed: int, held: int) -> None:
+        super().__init__(f"the deposit needs {needed}, the wallet holds {held}")
+        self.needed = needed
+        self.held = held
+
+
+class BondTooSmallError(BondError):
+    """A first deposit must reach the network's minimum bond. Amounts in atomic units."""
+
+    def __init__(self, *, amount: int, minimum: int) -> None:
+        super().__init__(f"the first deposit must be at least {minimum}, not {amount}")
+        self.amount = amount
+        self.minimum = minimum
+
+
+def refused(code: str, *, gateway: str, digest: str, attempts: int) -> PaymentRefusedError:
+    """The most specific error for a refusal."""
+    kind = InsufficientBondError if code == RefusalCode.INSUFFICIENT_BOND else PaymentRefusedError
+    return kind(code, gateway=gateway, digest=digest, attempts=attempts)

@@ -1,0 +1,41 @@
+"""What a paid call returns: the HTTP answer and what it cost."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import httpx
+
+from machpay.protocol.receipts import SignedReceipt
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One payment and the gateway's signed word on it. Amounts in atomic units.
+
+    `charged` is what was taken (0 when the upstream failed), `amount` the ceiling that was signed,
+    `served_total` the gateway's sum of charges on the channel. `digest` (hex) is the payment's id everywhere
+    in the network. `attempts` counts the signatures it took.
+    """
+
+    digest: str
+    gateway: str
+    vendor: str
+    amount: int
+    charged: int
+    served_total: int
+    receipt: SignedReceipt
+    attempts: int
+
+
+class PaidResponse(httpx.Response):
+    """An `httpx.Response`, read to its end, with `payment`: None when the route turned out to be free."""
+
+    payment: Payment | None
+
+    @classmethod
+    def of(cls, response: httpx.Response, payment: Payment | None) -> Self:
+        paid = cls.__new__(cls)
+        # httpx has no hook for response classes; a response's state is its instance dictionary.
+        paid.__dict__.update(response.__dict__)
+        paid.payment = payment
+        return paid

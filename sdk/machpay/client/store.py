@@ -1,0 +1,88 @@
+"""What an agent remembers between runs: the totals of its channels, in one small file per agent and network.
+
+The file is a convenience, not a ledger. Totals only rise, so reading an old one is harmless: the next payment
+is refused as too low and the gateway's corrective answer brings the proof. That is why writers do not lock
+each other out: each merges what it finds and replaces the file whole, so a reader never sees half of it.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from machpay.chain.network import Network
+from machpay.client.channels import Totals
+from machpay.protocol.encoding import U64_MAX
+
+VERSION: Final = 1
+SAVE_EVERY_S: Final = 1.0
+
+
+class _Entry(msgspec.Struct):
+    total: str
+    served: str
+    signed: str
+
+
+class _Document(msgspec.Struct):
+    version: int
+    agent: str
+    channels: dict[str, _Entry]
+
+
+class StateFile:
+    """The totals of one agent on one network. Keys are channel addresses in base58."""
+
+    def __init__(self, directory: Path, agent: str, network: Network) -> None:
+        # The channel's address binds program, genesis and token; the file's name keeps networks apart for people.
+        self.path = directory / f"{agent}-{str(network.domain)[:8]}-{str(network.program_id)[:8]}.json"
+        self._agent = agent
+        self._saved_at = float("-inf")
+
+    def load(self) -> dict[str, Totals]:
+        """The totals found; empty when there is no file or it does not read as one of ours."""
+        try:
+            document = msgspec.json.decode(self.path.read_bytes(), type=_Document)
+        except (OSError, msgspec.DecodeError):
+            return {}
+        if document.version != VERSION or document.agent != self._agent:
+            return {}
+        found = {}
+        for address, entry in document.channels.items():
+            numbers = [_number(text) for text in (entry.total, entry.served, entry.signed)]
+            if None not in numbers:
+                found[address] = Totals(*(number or 0 for number in numbers))
+        return found
+
+    def save(self, totals: dict[str, Totals]) -> None:
+        """Merge with what is there and replace the file. Raises `OSError`."""
+        merged = self.load()
+        for address, mine in totals.items():
+            merged[address] = mine.merge(merged.get(address, Totals()))
+        document = _Document(
+            version=VERSION,
+            agent=self._agent,
+            channels={
+                address: _Entry(str(known.total), str(known.served), str(known.signed))
+                for address, known in sorted(merged.items())
+            },
+        )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(f".{os.getpid()}.new")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
+        partial.replace(self.path)
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """True when the last save is long enough ago; payments are far more frequent than saves need to
+        be."""
+        return time.monotonic() - self._saved_at >= SAVE_EVERY_S
+
+
+def _number(text: str) -> int | None:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        return None
+    number = int(text)
+    return number if number <= U64_MAX else None

@@ -1,0 +1,108 @@
+"""Is what a 402 asks for what this agent stands for? Pure checks, before anything is signed.
+
+Network, program, genesis hash and token must be the configured ones, the gateway the one this origin always
+had, the request hash our own, and the price within the limit.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from solders.pubkey import Pubkey
+
+from machpay.chain.network import Network
+from machpay.client.errors import GatewayMismatchError, PriceTooHighError
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.offers import Offer
+from machpay.protocol.requests import request_hash, route_hash
+from machpay.protocol.x402 import SCHEME, PaymentRequired
+
+MAX_CACHED_ROUTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request as far as a payment is concerned. `target` is the origin form exactly as sent."""
+
+    url: str
+    origin: str
+    method: str
+    target: bytes
+    body: bytes
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    @property
+    def route(self) -> tuple[str, str, bytes]:
+        """What a price belongs to: origin, method and path."""
+        return (self.origin, self.method, self.path)
+
+    def hash(self, offer: Offer) -> bytes:
+        """The request hash that the offer's binding asks for, computed from what we send."""
+        if offer.binding == "route":
+            return route_hash(self.method, self.path)
+        return request_hash(self.method, self.target, self.body)
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL, in lower case and with the port always written."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
+
+
+def choose_offer(required: PaymentRequired, network: Network, call: Call) -> Offer:
+    """The first offer of a 402 that this network can pay. Raises `GatewayMismatchError` saying what did not
+    fit."""
+    ours = [entry for entry in required.accepts if entry.scheme == SCHEME]
+    if not ours:
+        schemes = sorted({entry.scheme for entry in required.accepts})
+        raise GatewayMismatchError(call.url, f"it accepts {schemes}, not {SCHEME}")
+    problems = []
+    for entry in ours:
+        try:
+            offer = Offer.from_requirements(entry)
+        except MalformedError as error:
+            problems.append(error.detail)
+            continue
+        problem = _mismatch(offer, network)
+        if problem is None:
+            return offer
+        problems.append(problem)
+    raise GatewayMismatchError(call.url, "; ".join(problems))
+
+
+def check_binding(offer: Offer, call: Call) -> None:
+    """The gateway must have hashed the request that we sent. Raises `GatewayMismatchError`."""
+    if offer.request_hash != call.hash(offer):
+        raise GatewayMismatchError(
+            call.url, "its request hash is not that of our request: something between us rewrites requests"
+        )
+
+
+def check_gateway(offer: Offer, pinned: Pubkey | None, call: Call) -> None:
+    """An origin keeps its gateway key. Raises `GatewayMismatchError`."""
+    if pinned is not None and offer.gateway != pinned:
+        raise GatewayMismatchError(
+            call.url, f"it names gateway {offer.gateway}, but this origin belongs to gateway {pinned}"
+        )
+
+
+def check_price(offer: Offer, max_price_atomic: int, call: Call) -> None:
+    """Raises `PriceTooHighError`."""
+    if offer.amount > max_price_atomic:
+        raise PriceTooHighError(call.url, offer.amount, max_price_atomic)
+
+
+def _mismatch(offer: Offer, network: Network) -> str | None:
+    for name, offered, configured in (
+        ("network", offer.network, network.caip2),
+        ("genesis hash", str(offer.domain), str(network.domain)),
+        ("program", str(offer.program_id), str(network.program_id)),
+        ("token", str(offer.mint), str(network.mint)),
+    ):
+        if offered != configured:
+            return f"it asks for {name} {offered}, this agent is configured for {configured}"
+    return None

@@ -1,0 +1,83 @@
+"""Sends prepared requests and says exactly what is known when one fails. Decides nothing about money.
+
+The distinction that matters: a request that surely never left, and one that may have arrived.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import httpx
+
+from machpay.client.errors import GatewayUnreachableError
+
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No complete answer. `sent` is False only when the request surely never left; `timed_out` when we
+    stopped waiting; `headers` are those of an answer whose body broke off."""
+
+    detail: str
+    sent: bool
+    timed_out: bool = False
+    headers: Mapping[str, str] | None = None
+
+
+class Transport:
+    """One connection pool. Never follows redirects: a payment is for the URL that was asked for."""
+
+    def __init__(self, *, timeout_s: float, max_connections: int) -> None:
+        limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+        self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=False)
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    def build(self, method: str, url: str, **parts: object) -> httpx.Request:
+        """A request with everything httpx adds to it; its target and body are final."""
+        return self._http.build_request(method, url, **parts)  # type: ignore[arg-type]
+
+    async def send(
+        self, request: httpx.Request, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response | Lost:
+        """Send `request` (again) with extra headers; an answer read to its end, or what is known without
+        one."""
+        outgoing = httpx.Request(
+            request.method,
+            request.url,
+            headers=[*request.headers.raw, *((k.encode(), v.encode()) for k, v in (headers or {}).items())],
+            content=request.content,
+            extensions=request.extensions,
+        )
+        try:
+            response = await self._http.send(outgoing, stream=True)
+        except NEVER_SENT as error:
+            return Lost(_describe(error), sent=False)
+        except httpx.TransportError as error:
+            return Lost(_describe(error), sent=True, timed_out=isinstance(error, httpx.TimeoutException))
+        try:
+            await response.aread()
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            timed_out = isinstance(error, httpx.TimeoutException)
+            return Lost(_describe(error), sent=True, timed_out=timed_out, headers=response.headers)
+        finally:
+            await response.aclose()
+        return response
+
+    async def ask(self, request: httpx.Request) -> httpx.Response:
+        """Send a request that carries no payment. Raises `GatewayUnreachableError` without a complete
+        answer."""
+        answer = await self.send(request)
+        if isinstance(answer, Lost):
+            raise GatewayUnreachableError(str(request.url), answer.detail)
+        return answer
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""The agent client: its rules as pure code, and over real HTTP."""
