@@ -177,11 +177,11 @@ class Receiver:
         return await submission.outcome
 
     async def _health(self, send: asgi.Send) -> None:
-        database = await self.writer.is_reachable()
+        database, live = await asyncio.gather(self.writer.is_reachable(), self.publisher.is_reachable())
         full = self.buffer.rows >= self.buffer.rows_max
         components: dict[str, dict[str, Any]] = {
             "database": {"status": "ok" if database else "down"},
-            "redis": {"status": "ok" if self.publisher.is_connected else "down"},
+            "redis": {"status": "ok" if live else "down"},
             "buffer": {
                 "status": "degraded" if full else "ok",
                 "rows": self.buffer.rows,

@@ -65,7 +65,7 @@ class Publisher:
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._client = client
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(_WAITING_MAX)
-        self.is_connected = True
+        self._is_connected = True
 
     def offer(self, events: Iterable[Event]) -> None:
         """Queue what people should see of `events`, which are stored."""
@@ -75,6 +75,15 @@ class Publisher:
                     self._waiting.put_nowait(message)
                 except asyncio.QueueFull:
                     metrics.LIVE_DROPPED.inc()
+
+    async def is_reachable(self) -> bool:
+        """True if Redis answers now."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self._client.ping()
+        except (redis.RedisError, OSError):
+            return False
+        return True
 
     async def run(self) -> None:
         """Publish until cancelled."""
@@ -89,10 +98,10 @@ class Publisher:
                     await pipeline.execute()
             except (redis.RedisError, OSError) as error:
                 metrics.LIVE_DROPPED.inc(len(batch))
-                if self.is_connected:
+                if self._is_connected:
                     log.warning("live_publishing_stopped", error=str(error))
-                self.is_connected = False
+                self._is_connected = False
                 await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
             else:
-                self.is_connected = True
+                self._is_connected = True
                 metrics.LIVE_PUBLISHED.inc(len(batch))

@@ -1,0 +1,197 @@
+"""A local chain for tests: the real bytecode in its own process, with mint, bond, and the demo's two
+vendors and gateways.
+
+    # in a conftest.py
+    from tests.support.chain import chain_settings, local_chain  # noqa: F401
+
+`local_chain` is the session's chain, started once; `chain_settings` points Django at it for one test.
+Agents are added by each test, with keys of their own, so tests share the chain and not its state.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+from solders.hash import Hash
+from solders.pubkey import Pubkey
+
+from devnet.chain import bootstrap_chain
+from devnet.keys import KeyStore
+from devnet.network import PROGRAM, ROOT
+from devnet.offers import Offer
+from devnet.processes import ManagedProcess
+from machpay.chain import tokens
+from machpay.chain.accounts import AgentAccount, Channel
+from machpay.chain.client import ChainClient
+from machpay.chain.network import Network
+from machpay.chain.transactions import Commitment
+from machpay.protocol.intents import PaymentIntent
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.nonces import new_nonce, nonce_unix_ms
+from machpay.protocol.receipts import Receipt
+from machpay.protocol.settlements import ResolvedPayment
+
+T = TypeVar("T")
+SLOT_MS = 50
+FINALIZED_LAG = 4
+
+
+@dataclass(slots=True)
+class Payer:
+    """One agent paying one gateway: what a client and a gateway together keep, totals growing with every
+    payment."""
+
+    agent: SigningKey
+    gateway: SigningKey
+    vendor: Pubkey
+    channel: Pubkey
+    cumulative: int = 0
+    served: int = 0
+    seq: int = 0
+
+    def pay(self, amount: int, *, charged: int | None = None) -> ResolvedPayment:
+        """A payment of `amount`, signed by the agent, charged in full unless said otherwise, with the
+        gateway's receipt."""
+        charge = amount if charged is None else charged
+        self.cumulative += amount
+        self.served += charge
+        self.seq += 1
+        nonce = new_nonce()
+        deadline = nonce_unix_ms(nonce) // 1000 + 60
+        intent = PaymentIntent(self.channel, self.cumulative, nonce, amount, deadline, bytes(32))
+        receipt = Receipt(intent.digest, 200 if charge else 500, charge, self.served, int(time.time()))
+        return ResolvedPayment(
+            agent=self.agent.public,
+            gateway=self.gateway.public,
+            vendor=self.vendor,
+            intent=intent,
+            signature=intent.sign(self.agent),
+            charged=charge,
+            http_status=receipt.http_status,
+            served_total=self.served,
+            served_at=receipt.time,
+            receipt=receipt.sign(self.gateway),
+            seq=self.seq,
+        )
+
+
+@dataclass(slots=True)
+class LocalChain:
+    """The running chain and everybody's keys. `call` runs one coroutine of a `ChainClient`."""
+
+    process: ManagedProcess
+    rpc_url: str
+    network: Network
+    keys: KeyStore
+    _names: Iterator[int] = field(default_factory=itertools.count)
+
+    def call(self, ask: Callable[[ChainClient], Awaitable[T]]) -> T:
+        async def connected() -> T:
+            async with ChainClient(self.rpc_url, self.network) as client:
+                return await ask(client)
+
+        return asyncio.run(connected())
+
+    # ---- who is there
+
+    def new_agent(self, *, bond_atomic: int) -> SigningKey:
+        """A fresh agent with SOL and a confirmed bond."""
+        name = f"agent-{next(self._names)}"
+        self.deposit(name, bond_atomic)
+        return self.keys.get(name)
+
+    def deposit(self, name: str, bond_atomic: int) -> None:
+        """Open the bond of the agent with this key name."""
+        bootstrap_chain(
+            rpc_url=self.rpc_url,
+            network=self.network,
+            keys=self.keys,
+            agents=[name],
+            bond_atomic=bond_atomic,
+        )
+
+    def gateway(self, offer: Offer) -> SigningKey:
+        return self.keys.get(offer.gateway)
+
+    def vendor(self, offer: Offer) -> Pubkey:
+        return self.keys.get(f"vendor-{offer.vendor}").public
+
+    def payer(self, agent: SigningKey, offer: Offer) -> Payer:
+        gateway = self.gateway(offer)
+        channel = self.network.channel(agent.public, gateway.public)
+        return Payer(agent, gateway, self.vendor(offer), channel)
+
+    # ---- what the chain says
+
+    def vendor_balance(self, offer: Offer, commitment: Commitment = "finalized") -> int:
+        """Atomic units in the vendor's payout account."""
+        wallet = tokens.associated_token_address(self.vendor(offer), self.network.mint)
+        return self.call(lambda chain: chain.token_balance(wallet, commitment))
+
+    def agent_account(self, agent: SigningKey, commitment: Commitment = "finalized") -> AgentAccount | None:
+        return self.call(lambda chain: chain.agent(agent.public, commitment))
+
+    def channel_account(self, payer: Payer, commitment: Commitment = "finalized") -> Channel | None:
+        return self.call(lambda chain: chain.channel(payer.agent.public, payer.gateway.public, commitment))
+
+    def wait_until_final(self) -> None:
+        """Return when everything confirmed so far is final."""
+        height = self.call(lambda chain: chain.block_height("confirmed"))
+        self.wait_for_height(height)
+
+    def wait_for_height(self, height: int) -> None:
+        """Return when the finalised block height has reached `height`."""
+        while self.call(lambda chain: chain.block_height("finalized")) < height:
+            time.sleep(SLOT_MS / 1000)
+
+
+@pytest.fixture(scope="session")
+def local_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain]:
+    """One chain for the session, set up like the demo's."""
+    folder = tmp_path_factory.mktemp("chain")
+    keys = KeyStore(folder / "keys")
+    state = folder / "state"
+    endpoint = state / "endpoint.json"
+
+    def health() -> str | None:
+        return json.loads(endpoint.read_text())["rpc_url"] + "/health" if endpoint.exists() else None
+
+    command = [
+        *(sys.executable, "-m", "contracts.localnet", "--port", "0", "--state", str(state)),
+        *("--program", str(PROGRAM), "--program-keypair", str(keys.path("program"))),
+        *("--upgrade-authority", keys.get("admin").pubkey),
+        *("--slot-ms", str(SLOT_MS), "--finalized-lag", str(FINALIZED_LAG)),
+    ]
+    process = ManagedProcess(
+        "chain", command, env=os.environ, log_dir=folder / "log", health_url=health, cwd=ROOT
+    )
+    process.start()
+    try:
+        process.wait_healthy()
+        told = json.loads(endpoint.read_text())
+        network = Network(
+            keys.get("program").public, keys.get("mint").public, Hash.from_string(told["genesis_hash"])
+        )
+        bootstrap_chain(rpc_url=told["rpc_url"], network=network, keys=keys, agents=[], bond_atomic=0)
+        yield LocalChain(process, told["rpc_url"], network, keys)
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def chain_settings(local_chain: LocalChain, settings) -> LocalChain:
+    """Django's settings point at the session's chain, as the demo's environment does."""
+    settings.SOLANA_RPC_URL = local_chain.rpc_url
+    settings.MACHPAY_PROGRAM_ID = str(local_chain.network.program_id)
+    settings.USDC_MINT = str(local_chain.network.mint)
+    settings.RELAYER_KEYPAIR = str(local_chain.keys.path("relayer"))
+    settings.MINT_AUTHORITY_KEYPAIR = str(local_chain.keys.path("mint-authority"))
+    settings.SETTLE_MINIMUM_ATOMIC = 1
+    return local_chain
