@@ -1,9 +1,9 @@
 """The root of the package's error tree.
 
-    MachPayError
-    ├── protocol.errors.ProtocolError   malformed or wrongly signed bytes, refused payments
-    ├── chain.errors.ChainError         RPC, transactions, the program's own errors
-    └── client.errors.ClientError       what an agent's code catches
+MachPayError
+├── protocol.errors.ProtocolError   malformed or wrongly signed bytes, refused payments
+├── chain.errors.ChainError         RPC, transactions, the program's own errors
+└── client.errors.ClientError       what an agent's code catches
 """
 
 

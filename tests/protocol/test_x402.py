@@ -230,7 +230,7 @@ def test_an_ordinary_402_stays_below_the_header_limit_with_a_correction():
 
 def test_a_lookup_round_trips_with_its_receipt():
     receipt = Receipt(b"\x01" * 32, 200, 5, 10, NOW).sign(GATEWAY)
-    raw = msgspec.json.encode(PaymentLookup("01" * 32, "served", receipt.to_json()))
+    raw = msgspec.json.encode(PaymentLookup("01" * 32, "served", False, receipt.to_json()))
     lookup, parsed = decode_lookup(raw)
     assert (lookup.status, parsed) == ("served", receipt)
     assert decode_lookup(b'{"digest":"00","status":"unknown"}')[1] is None

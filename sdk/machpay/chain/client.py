@@ -125,6 +125,11 @@ class ChainClient:
     async def block_height(self, commitment: Commitment = "finalized") -> int:
         return (await _answer(self._rpc.get_block_height(RpcCommitment(commitment)))).value
 
+    async def latest_blockhash(self) -> tuple[Hash, int]:
+        """A recent blockhash, and the last block height at which a transaction that names it can land."""
+        latest = (await _answer(self._rpc.get_latest_blockhash(RpcCommitment("confirmed")))).value
+        return latest.blockhash, latest.last_valid_block_height
+
     async def rent(self, length: int) -> int:
         """Lamports that keep an account of `length` bytes alive."""
         return (await _answer(self._rpc.get_minimum_balance_for_rent_exemption(length))).value
@@ -208,13 +213,13 @@ class ChainClient:
         self, instructions: Sequence[Instruction], payer: Keypair, signers: Sequence[Keypair] = ()
     ) -> SignedTransaction:
         """Sign with a fresh blockhash. Nothing is sent."""
-        latest = (await _answer(self._rpc.get_latest_blockhash(RpcCommitment("confirmed")))).value
+        blockhash, last_valid_block_height = await self.latest_blockhash()
         return sign_transaction(
             instructions,
             payer=payer,
             signers=signers,
-            blockhash=latest.blockhash,
-            last_valid_block_height=latest.last_valid_block_height,
+            blockhash=blockhash,
+            last_valid_block_height=last_valid_block_height,
         )
 
     async def send(self, raw: bytes) -> str:

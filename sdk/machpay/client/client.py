@@ -6,6 +6,7 @@ unresolved with its digest. It is never paid a second time behind the caller's b
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -263,7 +264,7 @@ class MachPayClient:
             if isinstance(answer, Lost):
                 maybe_sent = maybe_sent or answer.sent
                 if answer.headers is not None:
-                    self._account_broken(call, channel, order, answer)
+                    raise await self._lost(call, channel, order, answer.detail, answer.headers)
                 if not answer.timed_out and breaks < self.config.resends:
                     breaks += 1
                     await _pause(breaks)
@@ -276,7 +277,7 @@ class MachPayClient:
                 refusal = self._refusal(call, answer)
                 if refusal.code == RefusalCode.NONCE_REPLAYED:
                     # Something on the way sent our bytes twice; the other copy may have been accepted.
-                    raise await self._lost(call, channel, order, refusal.code, refusal)
+                    raise await self._lost(call, channel, order, refusal.code)
                 return refusal
             retry_after = _retry_after(answer)
             if retry_after is not None and busy < BUSY_RESENDS:
@@ -315,31 +316,28 @@ class MachPayClient:
             ),
         )
 
-    def _account_broken(self, call: Call, channel: Channel, order: Order, lost: Lost) -> None:
-        """An answer broke off after its headers: its receipt, if valid, settles the matter."""
-        try:
-            receipt = read_receipt(lost.headers or {}, order, None)
-        except MalformedError:
-            return
-        if receipt is not None:
-            self._count(channel, receipt)
-            raise ResponseLostError(call.url, digest=order.digest.hex(), receipt=receipt)
-
     async def _lost(
-        self, call: Call, channel: Channel, order: Order, detail: str, refusal: Refusal | None = None
+        self,
+        call: Call,
+        channel: Channel,
+        order: Order,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
     ) -> Exception:
-        """The error for a payment whose answer is not coming, after asking the gateway about it."""
+        """The error for a payment whose answer is not coming, after asking the gateway about it.
+
+        `headers` are those of an answer whose body broke off. Its receipt counts only if the gateway cannot be
+        asked: it takes a charge back when the answer it was for does not get through.
+        """
         digest = order.digest.hex()
         receipt = await self._receipt_of(call, order)
+        if receipt is None and headers is not None:
+            with contextlib.suppress(MalformedError):
+                receipt = read_receipt(headers, order, None)
         if receipt is not None:
             self._count(channel, receipt)
             return ResponseLostError(call.url, digest=digest, receipt=receipt)
-        return UnresolvedPaymentError(
-            call.url,
-            digest=digest,
-            deadline=order.intent.deadline,
-            detail=refusal.code if refusal else detail,
-        )
+        return UnresolvedPaymentError(call.url, digest=digest, deadline=order.intent.deadline, detail=detail)
 
     async def _receipt_of(self, call: Call, order: Order) -> SignedReceipt | None:
         """Look a payment up, waiting a little while it is still in flight. None if nothing valid is to be
@@ -351,7 +349,7 @@ class MachPayClient:
                 if receipt is not None:
                     check_receipt(receipt, order)
                     return receipt
-                if lookup.status != "pending":
+                if not lookup.in_flight:
                     return None
             except GatewayUnreachableError:
                 pass

@@ -88,12 +88,15 @@ class Offer:
 
 
 class PaymentLookup(msgspec.Struct):
-    """The answer of `GET /.well-known/machpay/payments/{digest}`. `receipt` is there when `status` is served
-    or void and the payment's exchange has ended; `unknown` means that this gateway holds nothing under the
-    digest."""
+    """The answer of `GET /.well-known/machpay/payments/{digest}`.
+
+    A payment that is `in_flight` is still `unknown`: ask again. An ended one is served or void and has its
+    `receipt`. Otherwise `unknown` means that this gateway holds nothing under the digest.
+    """
 
     digest: str
-    status: Literal["served", "void", "pending", "unknown"]
+    status: Literal["served", "void", "unknown"]
+    in_flight: bool = False
     receipt: dict[str, Any] | None = None
 
 
