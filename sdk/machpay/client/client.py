@@ -152,29 +152,29 @@ class MachPayClient:
                 return outcome
             next_offer = await self._reconsider(call, channel, order, outcome)
             if next_offer is None or attempt == MAX_ATTEMPTS:
-                raise refused(
-                    outcome.code, gateway=str(offer.gateway), digest=order.digest.hex(), attempts=attempt
-                )
+                raise refused(outcome.code, gateway=str(offer.gateway), digest=order.digest, attempts=attempt)
             offer = next_offer
             if attempt > 1:
                 await _pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def look_up(self, url: str, digest: str) -> PaymentLookup:
-        """Ask the gateway at `url`'s origin what became of the payment `digest` (hex).
+    async def look_up(self, url: str, digest: bytes) -> PaymentLookup:
+        """Ask the gateway at `url`'s origin what became of the payment `digest`.
 
         The receipt in the answer is checked against the origin's gateway key, if that is known, and counted.
         Raises `GatewayUnreachableError`, `GatewayMismatchError`.
         """
         origin = origin_of(url)
-        answer = await self._transport.ask(self._transport.build("GET", origin + LOOKUP_PREFIX + digest))
+        answer = await self._transport.ask(
+            self._transport.build("GET", origin + LOOKUP_PREFIX + digest.hex())
+        )
         try:
             lookup, receipt = decode_lookup(answer.content)
         except MalformedError as error:
             raise GatewayMismatchError(url, f"its answer to a look-up is not one: {error.detail}") from error
         gateway = self._gateways.get(origin)
         if receipt is not None and gateway is not None:
-            if receipt.receipt.digest.hex() != digest or not receipt.is_signed_by(gateway):
+            if receipt.receipt.digest != digest or not receipt.is_signed_by(gateway):
                 raise GatewayMismatchError(url, "the receipt in its answer to a look-up is not valid")
             channel = self._channel(gateway)
             if channel.is_open(receipt.receipt.digest):
@@ -183,7 +183,7 @@ class MachPayClient:
 
     @staticmethod
     def verify_receipt(
-        receipt: SignedReceipt | Mapping[str, object], *, gateway: str, digest: str | None = None
+        receipt: SignedReceipt | Mapping[str, object], *, gateway: str, digest: bytes | None = None
     ) -> bool:
         """True if `receipt` (or its JSON) is signed by `gateway` (base58) and, if given, is for payment
         `digest`."""
@@ -192,7 +192,7 @@ class MachPayClient:
             key = Pubkey.from_string(gateway)
         except (MalformedError, ValueError):
             return False
-        return signed.is_signed_by(key) and digest in (None, signed.receipt.digest.hex())
+        return signed.is_signed_by(key) and digest in (None, signed.receipt.digest)
 
     # ---- the bond
 
@@ -294,7 +294,7 @@ class MachPayClient:
         try:
             receipt = read_receipt(answer.headers, order, answer.status_code)
         except MalformedError as error:
-            raise ReceiptError(error.detail, digest=order.digest.hex(), response=answer) from error
+            raise ReceiptError(error.detail, digest=order.digest, response=answer) from error
         if receipt is None:
             # No word on money: the route became free, or something else than the gateway answered.
             self._offers.pop(call.route, None)
@@ -305,7 +305,7 @@ class MachPayClient:
         return PaidResponse.of(
             answer,
             Payment(
-                digest=order.digest.hex(),
+                digest=order.digest,
                 gateway=str(order.offer.gateway),
                 vendor=str(order.offer.vendor),
                 amount=order.intent.amount,
@@ -329,15 +329,16 @@ class MachPayClient:
         `headers` are those of an answer whose body broke off. Its receipt counts only if the gateway cannot be
         asked: it takes a charge back when the answer it was for does not get through.
         """
-        digest = order.digest.hex()
         receipt = await self._receipt_of(call, order)
         if receipt is None and headers is not None:
             with contextlib.suppress(MalformedError):
                 receipt = read_receipt(headers, order, None)
         if receipt is not None:
             self._count(channel, receipt)
-            return ResponseLostError(call.url, digest=digest, receipt=receipt)
-        return UnresolvedPaymentError(call.url, digest=digest, deadline=order.intent.deadline, detail=detail)
+            return ResponseLostError(call.url, digest=order.digest, receipt=receipt)
+        return UnresolvedPaymentError(
+            call.url, digest=order.digest, deadline=order.intent.deadline, detail=detail
+        )
 
     async def _receipt_of(self, call: Call, order: Order) -> SignedReceipt | None:
         """Look a payment up, waiting a little while it is still in flight. None if nothing valid is to be

@@ -81,8 +81,8 @@ class PaymentRefusedError(ClientError):
     """A 402 after payment. `code` is one of `RefusalCode`, or the gateway's own word if it is none of
     them."""
 
-    def __init__(self, code: str, *, gateway: str, digest: str, attempts: int) -> None:
-        super().__init__(f"gateway {gateway} refused payment {digest}: {code} ({attempts} attempts)")
+    def __init__(self, code: str, *, gateway: str, digest: bytes, attempts: int) -> None:
+        super().__init__(f"gateway {gateway} refused payment {digest.hex()}: {code} ({attempts} attempts)")
         self.code = code
         self.gateway = gateway
         self.digest = digest
@@ -97,8 +97,8 @@ class ReceiptError(ClientError):
     """The answer's receipt is missing or not the gateway's valid word. `response` is the `httpx.Response`, so
     that what was delivered is not lost; the payment stays counted as unresolved until its deadline."""
 
-    def __init__(self, detail: str, *, digest: str, response: Any) -> None:
-        super().__init__(f"payment {digest}: {detail}")
+    def __init__(self, detail: str, *, digest: bytes, response: Any) -> None:
+        super().__init__(f"payment {digest.hex()}: {detail}")
         self.digest = digest
         self.response = response
 
@@ -110,8 +110,8 @@ class UnresolvedPaymentError(ClientError):
     asks again; a new call is a new payment.
     """
 
-    def __init__(self, url: str, *, digest: str, deadline: int, detail: str) -> None:
-        super().__init__(f"{url}: payment {digest} is unresolved: {detail}")
+    def __init__(self, url: str, *, digest: bytes, deadline: int, detail: str) -> None:
+        super().__init__(f"{url}: payment {digest.hex()} is unresolved: {detail}")
         self.url = url
         self.digest = digest
         self.deadline = deadline
@@ -121,9 +121,9 @@ class ResponseLostError(ClientError):
     """The exchange ended, but its answer did not arrive. `charged` (atomic units, 0 when void) is proven by
     `receipt`."""
 
-    def __init__(self, url: str, *, digest: str, receipt: SignedReceipt) -> None:
+    def __init__(self, url: str, *, digest: bytes, receipt: SignedReceipt) -> None:
         self.charged = receipt.receipt.charged
-        super().__init__(f"{url}: the answer to payment {digest} was lost; charged {self.charged}")
+        super().__init__(f"{url}: the answer to payment {digest.hex()} was lost; charged {self.charged}")
         self.url = url
         self.digest = digest
         self.receipt = receipt
@@ -151,7 +151,7 @@ class BondTooSmallError(BondError):
         self.minimum = minimum
 
 
-def refused(code: str, *, gateway: str, digest: str, attempts: int) -> PaymentRefusedError:
+def refused(code: str, *, gateway: str, digest: bytes, attempts: int) -> PaymentRefusedError:
     """The most specific error for a refusal."""
     kind = InsufficientBondError if code == RefusalCode.INSUFFICIENT_BOND else PaymentRefusedError
     return kind(code, gateway=gateway, digest=digest, attempts=attempts)

@@ -17,7 +17,7 @@ class Payment:
     in the network. `attempts` counts the signatures it took.
     """
 
-    digest: str
+    digest: bytes
     gateway: str
     vendor: str
     amount: int
