@@ -124,10 +124,6 @@ def screen(attempt: Attempt, offer: Offer, now: float) -> Reject | None:
         return Reject(RefusalCode.WRONG_GATEWAY, "the payment is for another gateway")
     if attempt.scheme != SCHEME or attempt.network != offer.network or attempt.asset != offer.asset:
         return Reject(RefusalCode.REQUEST_MISMATCH, "the payment is for another scheme, network or asset")
-    if intent.amount < offer.price:
-        return Reject(
-            RefusalCode.AMOUNT_TOO_LOW, f"the price is {offer.price}, the payment allows {intent.amount}"
-        )
     if intent.deadline <= now:
         return Reject(RefusalCode.INTENT_EXPIRED, "the deadline has passed")
     if intent.deadline > now + offer.max_timeout_s + CLOCK_SKEW_S:
@@ -138,6 +134,10 @@ def screen(attempt: Attempt, offer: Offer, now: float) -> Reject | None:
         return Reject(RefusalCode.NONCE_REPLAYED, "the nonce's time does not fit the deadline")
     if intent.request_hash != offer.request_hash:
         return Reject(RefusalCode.REQUEST_MISMATCH, "the payment was signed for another request")
+    if intent.amount < offer.price:
+        return Reject(
+            RefusalCode.AMOUNT_TOO_LOW, f"the price is {offer.price}, the payment allows {intent.amount}"
+        )
     if not intent.is_signed_by(attempt.agent, attempt.signature):
         return Reject(RefusalCode.INVALID_SIGNATURE, "the signature is not the agent's over this payment")
     return None

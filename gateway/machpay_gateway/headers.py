@@ -45,7 +45,8 @@ _REPLACED: Final = frozenset(
     }
 )
 _NOT_TO_UPSTREAM: Final = HOP_BY_HOP | _PAYMENT | _REPLACED
-_NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT
+# The server in front adds its own Date.
+_NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT | {b"date"}
 
 EXPOSED: Final = f"{REQUIRED_HEADER}, {RESPONSE_HEADER}".encode()
 CORS: Final[Headers] = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]

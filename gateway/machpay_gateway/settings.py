@@ -23,7 +23,7 @@ from machpay_gateway.errors import ConfigError
 from machpay_gateway.routes import Match, Route, RouteTable, Unlisted
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Atomic = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Atomic = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Category = Annotated[str, msgspec.Meta(max_length=64)]
 
@@ -168,14 +168,10 @@ def _routes(raw: _File) -> RouteTable:
 
 
 def _network(raw: NetworkSection) -> Network:
-    try:
-        domain = Hash.from_string(raw.domain)
-    except ValueError as error:
-        raise ConfigError("network.domain must be the cluster's genesis hash in base58") from error
     return Network(
         program_id=_pubkey(raw.program_id, "network.program_id"),
         mint=_pubkey(raw.mint, "network.mint"),
-        domain=domain,
+        domain=Hash(bytes(_pubkey(raw.domain, "network.domain"))),
     )
 
 

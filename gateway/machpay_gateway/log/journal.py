@@ -166,8 +166,7 @@ class Journal:
             os.close(self._descriptor)
         self._descriptor = descriptor
         self.segments.append(Segment(number, segment_path(self._folder, number), len(data), completed))
-        if self.failure is not None:
-            logger.info("the log is writable; segment %d", number)
+        logger.info("segment %d of the log begins", number)
         self.failure = None
 
     def _snapshot(self, number: int) -> tuple[bytes, int]:

@@ -1,0 +1,146 @@
+"""A gateway with its upstream and network, all over real sockets."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+from yarl import URL
+
+from machpay.protocol import x402
+from machpay.protocol.keys import SigningKey
+from machpay_gateway.server import serve
+from machpay_gateway.settings import Settings
+from tests.gateway.factories import Payer, make_settings
+from tests.gateway.network_standin import NetworkStandIn
+from tests.gateway.servers import Upstream
+
+
+async def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until true; the failure names what never came."""
+    for _ in range(2_000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail(f"never: {what}")
+
+
+@dataclass
+class Answer:
+    """A whole answer of the gateway."""
+
+    status: int
+    headers: "CIMultiDict[str]"
+    body: bytes
+
+    @property
+    def required(self) -> x402.PaymentRequired:
+        return x402.decode_required(self.headers[x402.REQUIRED_HEADER])
+
+    @property
+    def response(self) -> x402.PaymentResponse:
+        return x402.decode_response(self.headers[x402.RESPONSE_HEADER])
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningGateway:
+    """A gateway served in this process, and a client for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.url = ""
+        self.http = aiohttp.ClientSession(
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def start(self) -> None:
+        self._stop.clear()
+        endpoint = self.settings.data_dir / "endpoint.json"
+        self._task = asyncio.create_task(serve(self.settings, install_signals=False, stop=self._stop))
+        while not endpoint.exists():
+            if self._task.done():
+                await self._task
+            await asyncio.sleep(0.005)
+        self.url = json.loads(endpoint.read_text())["url"]
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def close(self) -> None:
+        await self.stop()
+        await self.http.close()
+
+    def payer(self) -> Payer:
+        return Payer(self.settings.key.public)
+
+    async def request(self, method: str, target: str, **options: Any) -> Answer:
+        async with self.http.request(
+            method, URL(self.url + target, encoded=True), allow_redirects=False, **options
+        ) as answer:
+            return Answer(answer.status, answer.headers.copy(), await answer.read())
+
+    async def get(self, target: str, **options: Any) -> Answer:
+        return await self.request("GET", target, **options)
+
+    async def committed(self, payer: Payer) -> int:
+        """served + reserved of the payer's channel, as the gateway itself says when a total is too low."""
+        total, payer.total = payer.total, 0
+        answer = await self.get("/paid", headers=payer.headers(payer.intent(cumulative=0)))
+        payer.total = total
+        correction = x402.parse_correction(answer.response.extra)
+        assert correction is not None, answer.body
+        return correction.committed_total
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    server = Upstream()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def net() -> AsyncIterator[NetworkStandIn]:
+    server = NetworkStandIn()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def start_gateway(
+    tmp_path: Path, upstream: Upstream, net: NetworkStandIn
+) -> AsyncIterator[Callable[..., Any]]:
+    """Start a gateway with changed settings."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(**changes: Any) -> RunningGateway:
+            options = {"upstream_url": upstream.url, "network_url": net.url, **changes}
+            gateway = RunningGateway(make_settings(tmp_path, SigningKey(b"g" * 32), **options))
+            stack.push_async_callback(gateway.close)
+            await gateway.start()
+            return gateway
+
+        yield start
+
+
+@pytest.fixture
+async def gateway(start_gateway: Callable[..., Any]) -> RunningGateway:
+    running: RunningGateway = await start_gateway()
+    return running

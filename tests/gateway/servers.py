@@ -1,0 +1,112 @@
+"""Small real servers for the gateway's tests: aiohttp applications and bare sockets on free loopback ports."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+@dataclass
+class Served:
+    """A running application."""
+
+    url: str
+    port: int
+    runner: web.AppRunner
+
+    async def stop(self) -> None:
+        await self.runner.cleanup()
+
+
+async def serve(app: web.Application, port: int = 0) -> Served:
+    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    bound = runner.addresses[0][1]
+    return Served(f"http://127.0.0.1:{bound}", bound, runner)
+
+
+@dataclass
+class Upstream:
+    """The vendor's server of a test. Remembers every request as (method, target, headers, body)."""
+
+    seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """`/slow` and the second half of `/paid?mode=stream` wait for it."""
+    served: Served | None = None
+
+    @property
+    def url(self) -> str:
+        assert self.served is not None
+        return self.served.url
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=64 * 1024 * 1024)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self.served = await serve(app)
+
+    async def stop(self) -> None:
+        self.release.set()
+        if self.served is not None:
+            await self.served.stop()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.seen.append((request.method, request.raw_path, dict(request.headers), body))
+        mode = request.query.get("mode", "")
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = getattr(
+            self, f"_{mode}", None
+        )
+        if handler is not None:
+            return await handler(request)
+        if mode.startswith("status-"):
+            return web.Response(
+                status=int(mode.removeprefix("status-")), text=mode, headers={"Location": "/else"}
+            )
+        return web.json_response({"path": request.raw_path, "body": len(body)})
+
+    async def _slow(self, request: web.Request) -> web.StreamResponse:
+        await self.release.wait()
+        return web.json_response({"late": True})
+
+    async def _cached(self, request: web.Request) -> web.StreamResponse:
+        headers = {"Cache-Control": "public, max-age=600", "PAYMENT-RESPONSE": "forged", "X-Own": "kept"}
+        return web.Response(text="cached", headers=headers)
+
+    async def _chunked(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        for number in range(5):
+            await response.write(b"piece %d\n" % number)
+        await response.write_eof()
+        return response
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: first\n\n")
+        await self.release.wait()
+        await response.write(b"data: second\n\n")
+        await response.write_eof()
+        return response
+
+    async def _broken(self, request: web.Request) -> web.StreamResponse:
+        """Starts a long answer and breaks it off once released."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first half")
+        await self.release.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def _short(self, request: web.Request) -> web.StreamResponse:
+        """Declares ten bytes and sends four."""
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfour")
+        await asyncio.sleep(0)
+        request.transport.close()
+        return web.Response()
