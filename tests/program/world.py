@@ -86,16 +86,18 @@ class Vendor:
 class World:
     """LiteSVM with the program deployed and one mint; `bond()` initialises, the rest is added as tests need it."""
 
-    def __init__(self, *, mainnet_features: bool = True) -> None:
+    def __init__(self, network: Network | None = None, *, mainnet_features: bool = True) -> None:
         self.svm = LiteSVM()
         if mainnet_features:
             self.svm = self.svm.with_mainnet_features()
         self.admin, self.relayer, self.treasury = Keypair(), Keypair(), Keypair()
         self.upgrade_authority, self.payer, self.mint_authority = Keypair(), Keypair(), Keypair()
-        program_id = Keypair().pubkey()
-        self.svm.add_program(program_id, ARTIFACT.read_bytes())
-        self._name_upgrade_authority(program_id)
-        self.network = Network(program_id, self.new_mint(), Hash(hashlib.sha256(b"genesis").digest()))
+        self.network = network or Network(
+            Keypair().pubkey(), Keypair().pubkey(), Hash(hashlib.sha256(b"genesis").digest())
+        )
+        self.svm.add_program(self.network.program_id, ARTIFACT.read_bytes())
+        self._name_upgrade_authority(self.network.program_id)
+        self.new_mint(at=self.network.mint)
         clock = self.svm.get_clock()
         clock.unix_timestamp = NOW
         self.svm.set_clock(clock)
@@ -135,8 +137,8 @@ class World:
 
     # ---- setting up
 
-    def new_mint(self, *, program: Pubkey = TOKEN_PROGRAM_ID) -> Pubkey:
-        key = Keypair().pubkey()
+    def new_mint(self, *, program: Pubkey = TOKEN_PROGRAM_ID, at: Pubkey | None = None) -> Pubkey:
+        key = at or Keypair().pubkey()
         data = bytes(Mint(self.mint_authority.pubkey(), 2**63, 6, is_initialized=True, freeze_authority=None))
         self.svm.set_account(key, Account(LAMPORTS, data, program))
         return key

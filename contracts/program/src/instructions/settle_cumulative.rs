@@ -183,7 +183,9 @@ fn parse(data: &[u8]) -> Result<(u8, &[u8])> {
 fn gateways_for(created: u8, tail: &[AccountView]) -> Result<&[AccountView]> {
     match tail {
         [] if created == 0 => Ok(tail),
-        [system_program, gateways @ ..] if gateways.len() == created.count_ones() as usize => {
+        [system_program, gateways @ ..]
+            if created != 0 && gateways.len() == created.count_ones() as usize =>
+        {
             require_program(system_program, &pinocchio_system::ID)?;
             Ok(gateways)
         }

@@ -1,0 +1,24 @@
+"""The program's error numbers: one list in Rust, one in Python, and neither may change the other's meaning."""
+
+import re
+
+from machpay.chain.errors import PROGRAM_ERRORS
+from tests.program.world import ROOT
+
+SOURCE = ROOT / "contracts" / "program" / "src" / "error.rs"
+
+
+def test_python_and_rust_name_the_same_errors_with_the_same_sentences() -> None:
+    listed = re.findall(r'^    (\w+) = (0x[0-9a-f]+), "(.*)";$', SOURCE.read_text(), re.MULTILINE)
+    rust = {int(code, 16): (name, text) for name, code, text in listed}
+    assert rust == {code: (error.name, error.text) for code, error in PROGRAM_ERRORS.items()}
+
+
+def test_numbers_are_consecutive_from_0x100_and_sentences_distinct() -> None:
+    assert sorted(PROGRAM_ERRORS) == list(range(0x100, 0x100 + len(PROGRAM_ERRORS)))
+    assert len({error.text for error in PROGRAM_ERRORS.values()}) == len(PROGRAM_ERRORS)
+
+
+def test_the_briefs_numbers_keep_their_names() -> None:
+    names = [PROGRAM_ERRORS[code].name for code in (0x100, 0x101, 0x102, 0x103)]
+    assert names == ["InvalidSignature", "ExpiredIntent", "InsufficientBond", "NonceReplay"]
