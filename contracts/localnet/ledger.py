@@ -6,7 +6,8 @@ the RPC calls before it answers.
 
 import json
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,20 @@ class Program:
 
 
 class Ledger:
-    """One chain over one state folder. Raises the errors of `contracts.localnet.errors`."""
+    """One chain over one state folder. Raises the errors of `contracts.localnet.errors`.
+
+    `wall` and `steady` are where its time comes from: seconds of the day's clock, and of one that never goes back.
+    """
 
     def __init__(
-        self, folder: Path, *, slot_ms: int = 200, finalized_lag: int = 4, programs: Iterable[Program] = ()
+        self,
+        folder: Path,
+        *,
+        slot_ms: int = 200,
+        finalized_lag: int = 4,
+        programs: Iterable[Program] = (),
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._storage = Storage(folder / "chain.sqlite3")
@@ -64,7 +75,14 @@ class Ledger:
         self._recent: dict[Signature, Status] = {}
         genesis = self._storage.fact("genesis_hash")
         self.genesis_hash = Hash.from_string(genesis) if genesis else Hash(secrets.token_bytes(32))
-        self.clock = self._start_clock(slot_ms, finalized_lag)
+        self.clock = SlotClock(
+            anchor_slot=self._first_slot(wall, slot_ms, finalized_lag),
+            slot_ms=slot_ms,
+            finalized_lag=finalized_lag,
+            offset_s=int(self._storage.fact("clock_offset_s") or 0),
+            wall=wall,
+            steady=steady,
+        )
         self._blockhashes = Blockhashes(self.genesis_hash)
         self._restore(programs)
         self._faucet = self._open_faucet()
@@ -293,23 +311,20 @@ class Ledger:
 
     # Start-up
 
-    def _start_clock(self, slot_ms: int, finalized_lag: int) -> SlotClock:
+    def _first_slot(self, wall: Callable[[], float], slot_ms: int, finalized_lag: int) -> int:
         """Continue where the wall clock says the chain would be, past every slot that was ever answered.
 
-        At least a finalisation behind the last transaction, so that a restart never shows one less settled than it was.
+        At least a finalisation behind the last transaction: a restart never shows one less settled than it was.
         """
-        offset_s = int(self._storage.fact("clock_offset_s") or 0)
-        anchor = self._storage.fact("anchor")
+        wall_ms = int(wall() * 1000)
         slot = finalized_lag
-        clock = SlotClock(anchor_slot=slot, slot_ms=slot_ms, finalized_lag=finalized_lag, offset_s=offset_s)
-        wall_ms = clock.wall_ms()
+        anchor = self._storage.fact("anchor")
         if anchor is not None:
             then_slot, then_ms, then_slot_ms = json.loads(anchor)
             elapsed = then_slot + (wall_ms - then_ms) // then_slot_ms
             slot = max(elapsed, then_slot, self._storage.last_slot()) + finalized_lag + 1
-        clock.anchor_slot = slot
         self._storage.set_fact("anchor", json.dumps([slot, wall_ms, slot_ms]))
-        return clock
+        return slot
 
     def _restore(self, programs: Iterable[Program]) -> None:
         deployed: set[Pubkey] = set()

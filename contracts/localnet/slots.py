@@ -53,10 +53,6 @@ class SlotClock:
         """Return the slot that is open now; it is the processed one."""
         return self.anchor_slot + int((self._steady() - self._start) * 1000) // self.slot_ms
 
-    def wall_ms(self) -> int:
-        """Return the wall clock in milliseconds, without the offset."""
-        return int(self._wall() * 1000)
-
     def unix_timestamp(self) -> int:
         """Return the time programs see now, in seconds."""
         return int(self._wall()) + self.offset_s

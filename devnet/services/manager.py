@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from devnet.services import process
 from devnet.services.errors import ServicesError
 from devnet.services.postgres import Postgres
 from devnet.services.unprivileged import create_home, home_for, server_account
@@ -179,6 +180,7 @@ class Services:
         # The reverse of the start.
         for server in reversed(list(self._build(home).values())):
             server.stop()
+        process.reap()
 
     def _home(self) -> Path:
         return home_for(self.data_dir, self._account)

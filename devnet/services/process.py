@@ -23,6 +23,7 @@ def spawn(
     command: Sequence[str | Path], *, account: Account, cwd: Path, log: Path
 ) -> subprocess.Popen[bytes]:
     """Start a server in a session of its own: a Ctrl-C at the terminal must not end it before its clients."""
+    reap()
     if log.exists() and log.stat().st_size > _LOG_BYTES_MAX:
         log.unlink()
     with log.open("ab") as output:
@@ -48,7 +49,6 @@ def clean_environment() -> dict[str, str]:
 
 def runs_in(pid: int, folder: Path) -> bool:
     """Whether `pid` is a live process whose command line names `folder`."""
-    _reap()
     return str(folder) in command_line(pid)
 
 
@@ -86,22 +86,25 @@ def stop(pid: int, signals: Sequence[tuple[signal.Signals, float]], *, alive: Ca
     """
     for number, patience_s in signals:
         if not alive(pid):
-            return True
+            break
         try:
             os.kill(pid, number)
         except ProcessLookupError:
-            return True
+            break
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline:
-            if not alive(pid):
-                return True
+        while alive(pid) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-    return not alive(pid)
+    if alive(pid):
+        return False
+    reap()
+    return True
 
 
-def _reap() -> None:
+def reap() -> None:
+    """Collect the children that have ended or are past the point where they look alive."""
     for pid, child in list(_children.items()):
-        if child.poll() is not None:
+        if not command_line(pid):
+            child.wait()
             del _children[pid]
 
 

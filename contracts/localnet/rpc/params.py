@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from solders.hash import Hash
+from solders.hash import Hash, ParseHashError
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
@@ -96,7 +96,7 @@ class Params:
         value = self.value(index)
         try:
             return Hash.from_string(value)
-        except (TypeError, ValueError):
+        except (TypeError, ParseHashError):
             raise invalid_params(f"{value!r} is not a block hash") from None
 
     def u64(self, index: int) -> int:
