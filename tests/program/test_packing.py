@@ -11,6 +11,7 @@ from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
+from machpay.chain.instructions import ChannelSettlement
 from machpay.chain.transactions import PACKET_BYTES_MAX
 from tests.program.world import USDC, Vendor, World, done
 
@@ -44,7 +45,7 @@ def test_four_channels_fit_with_one_lookup_table_when_all_are_created(world: Wor
     assert world.tokens(vendor.payout) == 4 * 10
 
 
-def _items(world: World, count: int, *, create: bool) -> tuple[Vendor, list]:
+def _items(world: World, count: int, *, create: bool) -> tuple[Vendor, list[ChannelSettlement]]:
     vendor = world.vendor()
     agents = [world.agent(USDC) for _ in range(count)]
     if not create:

@@ -133,8 +133,8 @@ def test_another_message_of_the_protocol_is_no_voucher(scene: Scene, prefix: byt
 
 
 def test_a_table_pointing_into_another_instruction_is_refused(scene: Scene) -> None:
-    """The attacker's own signature sits in instruction 0; instruction 1 shows the program the victim's key and a voucher
-    nobody signed, while its table has the precompile verify instruction 0."""
+    """The attacker's own signature sits in instruction 0; instruction 1 shows the program the victim's key and a
+    voucher nobody signed, while its table has the precompile verify instruction 0."""
     attacker = Keypair()
     own = attest([(attacker.pubkey(), _voucher(attacker, scene.voucher.channel, 1))])
     body = HEADER + ROW
@@ -146,7 +146,7 @@ def test_a_table_pointing_into_another_instruction_is_refused(scene: Scene) -> N
 
 @pytest.mark.parametrize("field", [1, 3, 6], ids=["signature", "key", "message"])
 def test_each_index_alone_must_mean_this_instruction(scene: Scene, field: int) -> None:
-    """Instruction 0 holds the same bytes at the same offsets, so the precompile verifies; the program must still refuse."""
+    """Instruction 0 holds the same bytes at the same offsets, so the precompile verifies; the program refuses."""
     data = bytearray(bytes(scene.attest.data))
     struct.pack_into("<H", data, HEADER + 2 * field, 0)
     scene.attack(scene.attest, precompile(bytes(data)))

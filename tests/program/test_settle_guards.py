@@ -221,7 +221,7 @@ def test_an_agent_without_an_account_cannot_be_settled(world: World) -> None:
 
 
 def test_bonds_of_different_mints_do_not_mix(world: World) -> None:
-    """The agent has a bond in both mints and the relayer is the same: the first mint's bond pays only its own vouchers."""
+    """The agent has a bond in both mints and the relayer is the same: each bond pays only its own vouchers."""
     vendor, agent = world.vendor(), world.agent(USDC)
     done(world.settle(vendor, world.item(agent, vendor.gateway, 10)))
     first = world.network
