@@ -13,7 +13,7 @@ class Payment:
     """One payment and the gateway's signed word on it. Amounts in atomic units.
 
     `charged` is what was taken (0 when the upstream failed), `amount` the ceiling that was signed,
-    `served_total` the gateway's sum of charges on the channel. `digest` (hex) is the payment's id everywhere
+    `served_total` the gateway's sum of charges on the channel. `digest` is the payment's id everywhere
     in the network. `attempts` counts the signatures it took.
     """
 

@@ -1,0 +1,141 @@
+"""When the line breaks: a call is paid at most once, and its outcome is found out or reported as unknown."""
+
+import asyncio
+
+import pytest
+
+from machpay.client.errors import GatewayUnreachableError, ResponseLostError, UnresolvedPaymentError
+from tests.gateway.conftest import eventually
+from tests.gateway.factories import PRICE
+
+
+@pytest.fixture
+async def warm(make_client, relay):
+    """A client that knows the price and has paid once."""
+    client = await make_client(timeout_s=1.0)
+    await client.pay_and_call(relay.url + "/paid")
+    return client
+
+
+async def test_a_request_that_never_arrived_is_sent_again(warm, relay, upstream, net):
+    relay.plan.append("cut before")
+    response = await warm.pay_and_call(relay.url + "/paid")
+    assert (response.payment.charged, response.payment.attempts) == (PRICE, 1)
+    first, second = relay.seen[-2:]
+    assert first == second
+    await eventually(lambda: net.charged == 2 * PRICE, "one charge per call")
+    assert len(upstream.seen) == 2
+
+
+async def test_an_answer_that_was_lost_is_reported_with_its_receipt_and_not_paid_again(
+    warm, relay, upstream, net
+):
+    relay.plan.append("cut after")
+    with pytest.raises(ResponseLostError) as raised:
+        await warm.pay_and_call(relay.url + "/paid")
+    assert raised.value.charged == PRICE
+    assert raised.value.receipt.receipt.digest == raised.value.digest
+    await eventually(lambda: net.charged == 2 * PRICE, "the lost one was charged once")
+    assert len(upstream.seen) == 2
+    assert (await warm.pay_and_call(relay.url + "/paid")).payment.served_total == 3 * PRICE
+
+
+async def test_a_lost_answer_of_a_failed_call_is_proven_to_cost_nothing(warm, relay, gateway):
+    await warm.pay_and_call(relay.url + "/paid?mode=status-500")
+    relay.plan.append("cut after")
+    with pytest.raises(ResponseLostError) as raised:
+        await warm.pay_and_call(relay.url + "/paid?mode=status-500")
+    assert raised.value.charged == 0
+
+
+async def test_an_answer_that_breaks_off_is_reported_with_the_final_word(warm, relay, net):
+    relay.plan.append("cut body")
+    with pytest.raises(ResponseLostError) as raised:
+        await warm.pay_and_call(relay.url + "/paid")
+    assert raised.value.charged == PRICE
+    await eventually(lambda: net.charged == 2 * PRICE, "charged once")
+
+
+async def test_a_timeout_is_looked_up_not_repeated(warm, relay, upstream):
+    relay.plan.append("swallow")
+    with pytest.raises(ResponseLostError) as raised:
+        await warm.pay_and_call(relay.url + "/paid")
+    assert raised.value.charged == PRICE
+    assert len(upstream.seen) == 2
+
+
+async def test_a_slow_upstream_is_unresolved_until_it_answers(warm, relay, upstream, gateway):
+    with pytest.raises(UnresolvedPaymentError) as raised:
+        await warm.pay_and_call(relay.url + "/paid?mode=slow")
+    digest = raised.value.digest
+    lookup = await warm.look_up(relay.url, digest)
+    assert (lookup.status, lookup.in_flight, lookup.receipt) == ("unknown", True, None)
+    channel = warm._channel(gateway.settings.key.public)
+    assert channel.unresolved == PRICE
+    other = await warm.pay_and_call(relay.url + "/paid")
+    assert other.payment.served_total == 2 * PRICE
+    assert channel.unresolved == PRICE
+    upstream.release.set()
+    for _ in range(200):
+        if (await warm.look_up(relay.url, digest)).status == "served":
+            break
+        await asyncio.sleep(0.01)
+    assert channel.unresolved == 0
+    assert (await warm.pay_and_call(relay.url + "/paid")).payment.served_total == 4 * PRICE
+
+
+async def test_bytes_that_something_on_the_way_doubles_are_charged_once(warm, relay, upstream, net):
+    relay.plan.append("twice")
+    with pytest.raises(ResponseLostError) as raised:
+        await warm.pay_and_call(relay.url + "/paid")
+    assert raised.value.charged == PRICE
+    await eventually(lambda: net.charged == 2 * PRICE, "charged once")
+    assert len(upstream.seen) == 2
+
+
+async def test_a_payment_that_cannot_be_looked_up_now_is_unresolved_until_it_can(warm, relay, gateway):
+    relay.plan.extend(["cut after", *["cut before"] * 20])
+    with pytest.raises(UnresolvedPaymentError) as raised:
+        await warm.pay_and_call(relay.url + "/paid")
+    channel = warm._channel(gateway.settings.key.public)
+    assert channel.unresolved == PRICE
+    relay.plan.clear()
+    assert (await warm.look_up(relay.url, raised.value.digest)).status == "served"
+    assert channel.unresolved == 0
+
+
+async def test_a_connection_that_was_never_made_leaves_nothing_behind(make_client, relay, gateway):
+    client = await make_client(resends=0)
+    await client.pay_and_call(relay.url + "/paid")
+    channel = client._channel(gateway.settings.key.public)
+    await relay.__aexit__()
+    # The pooled connection is closed by now, or breaks with the first request; then none can be made.
+    for _ in range(3):
+        with pytest.raises((GatewayUnreachableError, UnresolvedPaymentError)) as raised:
+            await client.pay_and_call(relay.url + "/paid")
+    assert isinstance(raised.value, GatewayUnreachableError)
+    assert channel.unresolved <= PRICE
+
+
+async def test_a_cancelled_call_stays_counted(warm, relay, upstream, gateway):
+    call = asyncio.create_task(warm.pay_and_call(relay.url + "/paid?mode=slow"))
+    await eventually(lambda: len(upstream.seen) == 2, "the upstream was asked")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    channel = warm._channel(gateway.settings.key.public)
+    assert channel.unresolved == PRICE
+    upstream.release.set()
+    assert (await warm.pay_and_call(relay.url + "/paid")).payment.charged == PRICE
+
+
+async def test_a_restarted_gateway_goes_on_being_paid(make_client, gateway, net):
+    client = await make_client()
+    await client.pay_and_call(gateway.url + "/paid")
+    await gateway.stop()
+    with pytest.raises(GatewayUnreachableError):
+        await client.pay_and_call(gateway.url + "/paid")
+    await gateway.start()
+    response = await client.pay_and_call(gateway.url + "/paid")
+    assert response.payment.served_total == 2 * PRICE
+    await eventually(lambda: net.charged == 2 * PRICE, "both charges arrived")
