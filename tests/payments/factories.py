@@ -66,7 +66,7 @@ class Payer:
         deadline = nonce_unix_ms(nonce) // 1000 + 60
         intent = PaymentIntent(self.channel, self.cumulative, nonce, amount, deadline, bytes(32))
         now = int(time.time())
-        outcome = Receipt(intent.digest, 200 if charge else 500, charge, self.served, now)
+        status = 200 if charge else 500
         return ResolvedPayment(
             agent=self.agent.public,
             gateway=self.gateway.key.public,
@@ -74,10 +74,12 @@ class Payer:
             intent=intent,
             signature=intent.sign(self.agent),
             charged=charge,
-            http_status=outcome.http_status,
+            http_status=status,
             served_total=self.served if receipt else None,
             served_at=now if receipt else None,
-            receipt=outcome.sign(self.gateway.key) if receipt else None,
+            receipt=Receipt(intent.digest, status, charge, self.served, now).sign(self.gateway.key)
+            if receipt
+            else None,
             seq=self.seq,
         )
 
