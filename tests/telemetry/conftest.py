@@ -20,7 +20,7 @@ def database_url(django_db_setup: None) -> str:
     return session_database_url()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def database(database_url: str) -> Iterator[psycopg.Connection]:
     """Sees only what others committed. Leaves the event tables empty."""
     with psycopg.connect(database_url, autocommit=True) as connection:
@@ -36,7 +36,7 @@ def rows(database: psycopg.Connection) -> Rows:
     return query
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def receiver(database: psycopg.Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log_dir: Path = tmp_path_factory.mktemp("receiver")
     with uvicorn(RECEIVER, log_dir) as server:

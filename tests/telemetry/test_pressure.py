@@ -74,10 +74,8 @@ def test_without_a_database_it_answers_503_and_then_recovers(
         refused = gateway.send(*batch)
         assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
         assert int(refused.headers["retry-after"]) >= 1
-        assert health(server) == (
-            503,
-            {"all": "down", "database": "down", "redis": "ok", "buffer": "ok"} | _days(server),
-        )
+        status, parts = health(server)
+        assert (status, parts["all"], parts["database"], parts["redis"]) == (503, "down", "down", "ok")
         cable.mend()
         while (response := gateway.send(*batch)).status_code == 503:
             pass

@@ -76,7 +76,9 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
 
     async def _stream(self, topics: frozenset[str]) -> None:
         last_event_id = asgi.header_map(self.scope).get("last-event-id") or None
-        with process_hub().subscribe(topics, last_event_id) as subscription:
+        hub = process_hub()
+        with hub.subscribe(topics, last_event_id) as subscription:
+            await hub.connected()
             await self.send(
                 {
                     "type": "http.response.start",

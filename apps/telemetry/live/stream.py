@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final
 
-from apps.telemetry.live.hub import Subscription
+from apps.telemetry.live.exchange import Subscription
 
 COALESCE_S: Final = 0.03
 RETRY_MS: Final = 1_000
