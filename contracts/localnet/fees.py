@@ -5,15 +5,17 @@ from solders.pubkey import Pubkey
 
 LAMPORTS_PER_SIGNATURE = 5_000
 _COMPUTE_BUDGET = Pubkey.from_string("ComputeBudget111111111111111111111111111111")
-_PRECOMPILES = {
-    Pubkey.from_string("Ed25519SigVerify111111111111111111111111111"),
-    Pubkey.from_string("KeccakSecp256k11111111111111111111111111111"),
-    Pubkey.from_string("Secp256r1SigVerify1111111111111111111111111"),
-}
+_ED25519 = Pubkey.from_string("Ed25519SigVerify111111111111111111111111111")
+_SECP256K1 = Pubkey.from_string("KeccakSecp256k11111111111111111111111111111")
+_SECP256R1 = Pubkey.from_string("Secp256r1SigVerify1111111111111111111111111")
+_PRECOMPILES = {_ED25519, _SECP256K1, _SECP256R1}
 _UNITS_MAX = 1_400_000
 _UNITS_PER_INSTRUCTION = 200_000
 _UNITS_PER_BUILTIN = 3_000
-_BUILTINS = _PRECOMPILES | {
+# What the runtime budgets as built in. secp256r1 is not among them, nor are programs that moved to bytecode.
+_BUILTINS = {
+    _ED25519,
+    _SECP256K1,
     _COMPUTE_BUDGET,
     Pubkey.from_string("11111111111111111111111111111111"),
     Pubkey.from_string("Vote111111111111111111111111111111111111111"),

@@ -4,7 +4,6 @@
 leaves it behind, so whoever reads it should ask `/health`.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import json
@@ -19,6 +18,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
+import uvloop
 
 from contracts.localnet.ledger import Ledger, Program
 from contracts.localnet.rpc import Dispatcher
@@ -124,6 +124,8 @@ def serve(settings: Settings) -> None:
         _locked(settings.state),
         socket.create_server((settings.host, settings.port), backlog=1024) as listener,
     ):
+        # Inherited by every connection: an answer must not wait for the acknowledgement of its own headers.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         endpoint = settings.state / "endpoint.json"
         endpoint.unlink(missing_ok=True)
         programs = [settings.program] if settings.program else []
@@ -138,7 +140,7 @@ def serve(settings: Settings) -> None:
             url = f"http://{_reachable(settings.host)}:{listener.getsockname()[1]}"
             _log.info("chain %s at slot %d", ledger.genesis_hash, ledger.slot(Commitment.processed))
             try:
-                asyncio.run(_run(App(ledger), listener, lambda: _announce(endpoint, url, ledger, settings)))
+                uvloop.run(_run(App(ledger), listener, lambda: _announce(endpoint, url, ledger, settings)))
             finally:
                 endpoint.unlink(missing_ok=True)
             _log.info("stopped at slot %d", ledger.slot(Commitment.processed))
