@@ -16,9 +16,9 @@ from machpay.protocol.intents import Voucher
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.settlements import ItemResult, ResolvedPayment, to_item
 from tests.payments.factories import MINT, NETWORK, Party, Payer
-from tests.support.chain import chain_settings, local_chain
+from tests.support.chain import local_chain
 
-__all__ = ["chain_settings", "local_chain"]
+__all__ = ["local_chain"]
 
 
 @pytest.fixture(autouse=True)

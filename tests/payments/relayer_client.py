@@ -1,0 +1,73 @@
+"""A client of the relayer that signs as anybody, and the process it talks to."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from machpay.protocol.intents import Voucher
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.settlements import ResolvedPayment, to_item
+from machpay.protocol.signed_requests import sign_request
+from machpay.protocol.x402 import voucher_json
+from tests.support.chain import LocalChain
+from tests.support.servers import Server, uvicorn
+
+APP = "apps.payments.relayer.asgi:app"
+
+
+@contextlib.contextmanager
+def running_relayer(chain: LocalChain, log_dir: Path, **environment: str) -> Iterator[Server]:
+    """A relayer process on the tests' database, following `chain` unless `environment` says otherwise."""
+    network = {
+        "SOLANA_RPC_URL": chain.rpc_url,
+        "MACHPAY_PROGRAM_ID": str(chain.network.program_id),
+        "USDC_MINT": str(chain.network.mint),
+    }
+    with uvicorn(APP, log_dir, network | environment) as server:
+        yield server
+
+
+class RelayerClient:
+    """Requests signed by `key`. Use as a context manager."""
+
+    def __init__(self, url: str, key: SigningKey) -> None:
+        self.key = key
+        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def __enter__(self) -> "RelayerClient":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.http.close()
+
+    def post(self, target: str, body: object) -> httpx.Response:
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return self.http.post(
+            target, content=content, headers=sign_request(self.key, "POST", target, content)
+        )
+
+    def get(self, target: str) -> httpx.Response:
+        return self.http.get(target, headers=sign_request(self.key, "GET", target))
+
+    def deliver(self, *payments: ResolvedPayment, vouchers: Sequence[Voucher] = ()) -> dict[str, Any]:
+        """The answer of `POST /settlements`, which must be 200."""
+        answer = self.post("/settlements", batch(self.key, *payments, vouchers=vouchers))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def batch(
+    gateway: SigningKey, *payments: ResolvedPayment, vouchers: Sequence[Voucher] = ()
+) -> dict[str, Any]:
+    """The body of `POST /settlements`."""
+    return {
+        "gateway_id": gateway.pubkey,
+        "batch": [msgspec.to_builtins(to_item(payment)) for payment in payments],
+        "vouchers": [voucher_json(voucher) for voucher in vouchers],
+        "seq_from": payments[0].seq if payments else 0,
+        "seq_to": payments[-1].seq if payments else 0,
+    }
