@@ -1,5 +1,5 @@
-"""A loopback relay between client and gateway that spoils single exchanges: cut before, cut after, answer late,
-send twice. Everything else passes through byte for byte."""
+"""A loopback relay between client and gateway that spoils single exchanges: cut before, cut after, answer
+late, send twice. Everything else passes through byte for byte."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,8 @@ Spoil = Literal["pass", "cut before", "cut after", "swallow", "cut body", "twice
 
 
 class Relay:
-    """Forwards HTTP/1.1 exchanges of one connection in order. `plan` says how each next exchange is spoiled."""
+    """Forwards HTTP/1.1 exchanges of one connection in order. `plan` says how each next exchange is
+    spoiled."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

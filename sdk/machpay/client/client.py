@@ -249,8 +249,11 @@ class MachPayClient:
             try:
                 return place(self._key, channel, offer, call, time.time())
             except GatewayExposureError:
+                before = channel.totals
                 channel.settled(await self._watermark(channel))
-                await _pause(wait + 2)
+                if channel.totals == before and not channel.unresolved:
+                    raise
+            await _pause(wait + 2)
         return place(self._key, channel, offer, call, time.time())
 
     async def _deliver(
