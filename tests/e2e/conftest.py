@@ -101,6 +101,7 @@ class Running:
             return await chain.token_balance(wallet, "finalized")
 
     def start_payer(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Started now, ended by `finish`."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.payer", "--manifest", str(self.manifest_path), *arguments],
             cwd=ROOT,
@@ -112,7 +113,11 @@ class Running:
 
 def finish(payer: "subprocess.Popen[str]", timeout_s: float = 120.0) -> dict[str, Any]:
     """What a payer printed; its standard error when it failed."""
-    out, err = payer.communicate(timeout=timeout_s)
+    try:
+        out, err = payer.communicate(timeout=timeout_s)
+    finally:
+        payer.kill()
+        payer.wait()
     assert payer.returncode == 0, err
     result: dict[str, Any] = json.loads(out)
     return result

@@ -30,7 +30,7 @@ async def pay(
         for number in budget:
             if deadline is not None and time.monotonic() > deadline:
                 return
-            gateway = demo["gateways"][(number + seed) % len(demo["gateways"])]
+            gateway = demo["gateways"][number % len(demo["gateways"])]
             path = gateway["paid_path"]
             try:
                 response = await client.pay_and_call(url=gateway["url"] + path, method=gateway["method"])
@@ -42,7 +42,7 @@ async def pay(
                 payments.append(
                     {
                         "gateway": gateway["gateway"],
-                        "digest": response.payment.digest.hex(),
+                        "digest": response.payment.receipt.receipt.digest.hex(),
                         "charged": response.payment.charged,
                         "at": time.time(),
                     }

@@ -26,6 +26,9 @@ class RawBuyer:
     total: int = 0
     http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
 
+    def close(self) -> None:
+        self.http.close()
+
     @property
     def url(self) -> str:
         return str(self.gateway["url"])

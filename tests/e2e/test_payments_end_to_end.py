@@ -137,4 +137,4 @@ async def test_a_new_agent_deposits_reads_its_bond_and_pays(running: Running, tm
         assert response.status_code == 200
         assert response.payment is not None
         assert response.payment.charged == gateway["price_atomic"]
-        assert client.verify_receipt(response.payment)
+        assert client.verify_receipt(response.payment.receipt, gateway=gateway["gateway"])

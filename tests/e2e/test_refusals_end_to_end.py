@@ -17,24 +17,29 @@ from tests.e2e.raw_payments import RawBuyer, altered_nonce, refusal
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-def buyer(running: Running) -> RawBuyer:
+def bonded_buyer(running: Running, agent: str) -> RawBuyer:
     """An agent with a bond and one settled payment, so that every account it could touch exists."""
-    key = running.network.keys.get("agent-1")
     gateway = running.demo["gateways"][0]
     assert running.network.network is not None
-    buyer = RawBuyer(key, running.network.network, gateway)
+    buyer = RawBuyer(running.network.keys.get(agent), running.network.network, gateway)
     channel = str(buyer.intent("/").channel)
-    known = running.rows(
-        "SELECT highest_cumulative_atomic::bigint FROM payments_channel WHERE address = %s", channel
-    )
+    known = running.rows("SELECT charged_total_atomic::bigint FROM payments_channel WHERE address = %s", channel)
     buyer.total = known[0][0] if known else 0
+    before = running.charged(gateway["gateway"])
     response = buyer.pay(gateway["paid_path"])
     assert response.status_code == 200, response.text
-    buyer.total += gateway["price_atomic"]
-    wait_until(lambda: running.charged(gateway["gateway"]) == buyer.total, "the first payment is stored")
+    price = gateway["price_atomic"]
+    buyer.total += price
+    wait_until(lambda: running.charged(gateway["gateway"]) == before + price, "the first payment is stored")
     running.settle_everything()
     return buyer
+
+
+@pytest.fixture
+def buyer(running: Running) -> Iterator[RawBuyer]:
+    buyer = bonded_buyer(running, "agent-1")
+    yield buyer
+    buyer.close()
 
 
 @pytest.fixture
@@ -81,17 +86,17 @@ def test_an_unpaid_request_is_challenged(buyer: RawBuyer, nothing_moves: None) -
 
 def test_a_replayed_payment_is_refused(buyer: RawBuyer, running: Running) -> None:
     path = buyer.gateway["paid_path"]
-    intent = buyer.intent(path)
-    header = buyer.header(path, intent)
+    before = running.charged(buyer.gateway["gateway"])
+    header = buyer.header(path, buyer.intent(path))
     assert buyer.send(path, header).status_code == 200
     again = buyer.send(path, header)
     assert refusal(again) == "nonce_replayed"
     wait_until(
-        lambda: running.charged(buyer.gateway["gateway"]) == buyer.total + buyer.gateway["price_atomic"],
+        lambda: running.charged(buyer.gateway["gateway"]) == before + buyer.gateway["price_atomic"],
         "one charge is stored",
     )
     running.settle_everything()
-    assert running.charged(buyer.gateway["gateway"]) == buyer.total + buyer.gateway["price_atomic"]
+    assert running.charged(buyer.gateway["gateway"]) == before + buyer.gateway["price_atomic"]
 
 
 @pytest.mark.parametrize("field", ["amount", "cumulative", "deadline", "nonce", "signature"])
@@ -135,7 +140,9 @@ def test_a_payment_to_another_gateway_is_refused(
 
 def test_an_agent_without_a_bond_is_refused(buyer: RawBuyer, running: Running, nothing_moves: None) -> None:
     poor = RawBuyer(SigningKey.generate(), buyer.network, buyer.gateway)
-    assert refusal(poor.pay(buyer.gateway["paid_path"])) == "insufficient_bond"
+    answer = poor.pay(buyer.gateway["paid_path"])
+    poor.close()
+    assert refusal(answer) == "insufficient_bond"
     assert running.rows("SELECT 1 FROM payments_channel WHERE agent = %s", poor.key.pubkey) == []
 
 
@@ -186,18 +193,24 @@ def test_of_sixteen_simultaneous_intents_with_one_cumulative_one_is_served(
     assert running.charged(buyer.gateway["gateway"]) == before + price
 
 
-def test_a_failing_upstream_costs_nothing(buyer: RawBuyer, running: Running) -> None:
-    before = running.charged(buyer.gateway["gateway"])
-    response = buyer.pay("/fail", amount=5_000, cumulative=buyer.total + 5_000)
-    assert response.status_code == 500
-    answer = x402.decode_response(response.headers[x402.RESPONSE_HEADER])
-    assert answer.success is False
-    intents = "SELECT status, charged_atomic::bigint FROM payment_intents WHERE http_status = 500"
-    wait_until(lambda: running.rows(intents) == [("VOID", 0)], "the void intent is stored for its voucher")
-    assert running.charged(buyer.gateway["gateway"]) == before
-    # The voucher that the failed call raised covers the next calls without a new total.
-    price = buyer.gateway["price_atomic"]
-    assert buyer.pay(buyer.gateway["paid_path"], cumulative=buyer.total + price).status_code == 200
+def test_a_failing_upstream_costs_nothing(running: Running) -> None:
+    # An agent of its own: the voucher it raises for nothing would cover other tests' calls.
+    buyer = bonded_buyer(running, "agent-2")
+    try:
+        before = running.charged(buyer.gateway["gateway"])
+        response = buyer.pay("/fail", amount=5_000, cumulative=buyer.total + 5_000)
+        assert response.status_code == 500
+        answer = x402.decode_response(response.headers[x402.RESPONSE_HEADER])
+        assert answer.success is False
+        intents = "SELECT status, charged_atomic::bigint FROM payment_intents WHERE http_status = 500"
+        wait_until(lambda: running.rows(intents) == [("VOID", 0)], "the void intent is stored for its voucher")
+        assert running.charged(buyer.gateway["gateway"]) == before
+        # What the failed call authorised covers the next call, which may sign a lower total.
+        price = buyer.gateway["price_atomic"]
+        assert buyer.pay(buyer.gateway["paid_path"], cumulative=buyer.total).status_code == 200
+        wait_until(lambda: running.charged(buyer.gateway["gateway"]) == before + price, "the next call is stored")
+    finally:
+        buyer.close()
 
 
 def test_a_malformed_payment_header_is_a_bad_request(buyer: RawBuyer, nothing_moves: None) -> None:
