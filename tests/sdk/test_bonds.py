@@ -1,0 +1,173 @@
+"""Bond methods against the real program on the local chain, and a total that only the chain proves."""
+
+from collections.abc import Callable
+
+import pytest
+
+from devnet.chain import MIN_BOND_ATOMIC
+from devnet.offers import OFFERS
+from machpay import MachPayClient, MachPayConfig
+from machpay.chain import tokens
+from machpay.chain.client import ChainClient
+from machpay.chain.errors import RpcUnavailable
+from machpay.chain.instructions import ChannelSettlement, settle_cumulative
+from machpay.client.errors import (
+    BondError,
+    BondTooSmallError,
+    ConfigError,
+    GatewayExposureError,
+    InsufficientFundsError,
+)
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.x402 import Correction, correction_json
+from tests.sdk.model import NETWORK
+from tests.sdk.scripted import PRICE, Scripted
+from tests.support.chain import LocalChain, local_chain
+
+__all__ = ["local_chain"]
+
+SOL = 1_000_000_000
+OFFER = OFFERS[0]
+
+
+async def a_wallet(local_chain: LocalChain, *, tokens_atomic: int) -> SigningKey:
+    """A new key with SOL and test tokens in its wallet, and no bond."""
+    key, mint = SigningKey.generate(), local_chain.network.mint
+    admin, authority = (local_chain.keys.get(name).keypair() for name in ("admin", "mint-authority"))
+    steps = [
+        tokens.create_ata_idempotent(payer=admin.pubkey(), owner=key.public, mint=mint),
+        tokens.mint_to(
+            mint=mint,
+            destination=tokens.associated_token_address(key.public, mint),
+            authority=authority.pubkey(),
+            amount=tokens_atomic,
+        ),
+    ]
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        await chain.airdrop(key.public, SOL)
+        await chain.send_and_confirm(steps, admin, [authority])
+    return key
+
+
+@pytest.fixture
+def config(local_chain: LocalChain) -> Callable[[SigningKey], MachPayConfig]:
+    return lambda key: MachPayConfig(key=key, network=local_chain.network, rpc_url=local_chain.rpc_url)
+
+
+async def wallet_balance(local_chain: LocalChain, key: SigningKey) -> int:
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        return await chain.token_balance(
+            tokens.associated_token_address(key.public, local_chain.network.mint)
+        )
+
+
+async def test_a_deposit_moves_tokens_from_the_wallet_to_the_bond(local_chain, config):
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC + 500)
+    async with MachPayClient(config(key)) as client:
+        assert await client.get_bond_balance() == 0
+        signature = await client.deposit_bond(MIN_BOND_ATOMIC)
+        assert await client.get_bond_balance() == MIN_BOND_ATOMIC
+        assert await client.deposit_bond(300) != signature
+        assert await client.get_bond_balance() == MIN_BOND_ATOMIC + 300
+    assert await wallet_balance(local_chain, key) == 200
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        account = await chain.agent(key.public)
+        (status,) = await chain.status([signature])
+    assert account is not None
+    assert account.owner == key.public
+    assert status is not None
+    assert status.err is None
+
+
+async def test_the_first_deposit_names_the_owner(local_chain, config):
+    key, owner = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC), SigningKey.generate()
+    async with MachPayClient(config(key)) as client:
+        await client.deposit_bond(MIN_BOND_ATOMIC, owner=owner.pubkey)
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        account = await chain.agent(key.public)
+    assert account is not None
+    assert account.owner == owner.public
+
+
+async def test_a_first_deposit_below_the_minimum_is_refused_and_moves_nothing(local_chain, config):
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC)
+    async with MachPayClient(config(key)) as client:
+        with pytest.raises(BondTooSmallError) as raised:
+            await client.deposit_bond(MIN_BOND_ATOMIC - 1)
+        assert (raised.value.amount, raised.value.minimum) == (MIN_BOND_ATOMIC - 1, MIN_BOND_ATOMIC)
+        assert await client.get_bond_balance() == 0
+    assert await wallet_balance(local_chain, key) == MIN_BOND_ATOMIC
+
+
+async def test_a_deposit_above_the_wallet_is_refused_and_moves_nothing(local_chain, config):
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC)
+    async with MachPayClient(config(key)) as client:
+        with pytest.raises(InsufficientFundsError) as raised:
+            await client.deposit_bond(MIN_BOND_ATOMIC + 1)
+        assert (raised.value.needed, raised.value.held) == (MIN_BOND_ATOMIC + 1, MIN_BOND_ATOMIC)
+    assert await wallet_balance(local_chain, key) == MIN_BOND_ATOMIC
+
+
+async def test_a_wallet_without_a_token_account_holds_nothing(config):
+    async with MachPayClient(config(SigningKey.generate())) as client:
+        with pytest.raises(InsufficientFundsError) as raised:
+            await client.deposit_bond(1)
+    assert raised.value.held == 0
+
+
+@pytest.mark.parametrize("amount", [0, -1])
+async def test_a_deposit_must_be_positive(config, amount):
+    async with MachPayClient(config(SigningKey.generate())) as client:
+        with pytest.raises(BondError, match="positive"):
+            await client.deposit_bond(amount)
+
+
+async def test_without_an_rpc_url_the_bond_methods_say_so():
+    async with MachPayClient(MachPayConfig(key=SigningKey.generate(), network=NETWORK)) as client:
+        with pytest.raises(ConfigError, match="rpc_url"):
+            await client.get_bond_balance()
+
+
+async def test_an_rpc_server_that_is_away_is_a_chain_error():
+    config = MachPayConfig(key=SigningKey.generate(), network=NETWORK, rpc_url="http://127.0.0.1:9")
+    async with MachPayClient(config) as client:
+        with pytest.raises(RpcUnavailable):
+            await client.get_bond_balance()
+
+
+async def test_a_total_that_the_chain_has_settled_is_followed_without_a_voucher(local_chain, config):
+    """A gateway that lost its log and has no voucher to show: the watermark on chain is proof enough, one unit more
+    is not."""
+    settled = 70 * PRICE
+    agent = await a_wallet(local_chain, tokens_atomic=10 * MIN_BOND_ATOMIC)
+    async with MachPayClient(config(agent)) as client:
+        await client.deposit_bond(10 * MIN_BOND_ATOMIC)
+    payer = local_chain.payer(agent, OFFER)
+    voucher = payer.pay(settled).voucher
+    vendor, relayer = local_chain.vendor(OFFER), local_chain.keys.get("relayer").keypair()
+    steps = settle_cumulative(
+        local_chain.network,
+        relayer=relayer.pubkey(),
+        vendor=vendor,
+        payout=tokens.associated_token_address(vendor, local_chain.network.mint),
+        channels=[ChannelSettlement(agent.public, payer.gateway.public, voucher, settled, create=True)],
+    )
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        await chain.send_and_confirm(steps, relayer)
+
+    scripted = Scripted(key=local_chain.gateway(OFFER), network=local_chain.network, served=settled)
+    await scripted.start()
+    try:
+        scripted.correct = lambda arrived: correction_json(Correction(settled + 1, None))
+        async with MachPayClient(config(agent)) as client:
+            with pytest.raises(GatewayExposureError):
+                await client.pay_and_call(scripted.url + "/x")
+        assert scripted.signed == PRICE
+        scripted.correct = lambda arrived: correction_json(Correction(settled, None))
+        async with MachPayClient(config(agent)) as client:
+            payment = (await client.pay_and_call(scripted.url + "/x")).payment
+        assert payment is not None
+        assert (payment.attempts, payment.charged) == (2, PRICE)
+        assert scripted.signed <= settled + 2 * PRICE
+    finally:
+        await scripted.stop()
