@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from apps.core.logging import logging_config
-from machpay_site import env
+from machpay_site import admin_theme, env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -78,7 +78,7 @@ TEMPLATES: list[dict[str, Any]] = [
         },
     }
 ]
-UNFOLD = {"SITE_TITLE": "MachPay operators", "SITE_HEADER": "MachPay", "SHOW_HISTORY": True}
+UNFOLD = admin_theme.UNFOLD
 
 # --- Storage ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.text("DATABASE_URL")

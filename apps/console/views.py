@@ -14,7 +14,7 @@ from apps.console.security import content_security_policy
 from apps.telemetry import selectors as telemetry
 
 PAYMENT_ROWS: Final = 25
-SETTLEMENT_ROWS: Final = 12
+SETTLEMENT_ROWS: Final = 9
 GATEWAY_ROWS: Final = 24
 
 

@@ -19,8 +19,7 @@
   function usdc(atomic) {
     const digits = BigInt(atomic).toString().padStart(7, "0");
     const whole = digits.slice(0, -6).replace(/\B(?=(\d{3})+$)/g, ",");
-    const decimals = digits.slice(-6).replace(/0+$/, "").padEnd(2, "0");
-    return `${whole}.${decimals}`;
+    return `${whole}.${digits.slice(-6)}`;
   }
 
   const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");

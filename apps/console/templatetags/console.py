@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 from django import template
 
-from apps.core.money import format_usdc
+from apps.core.money import USDC_DECIMALS, format_usdc
 
 register = template.Library()
 
 
 @register.filter
 def usdc(amount_atomic: int) -> str:
-    """`1234567890` atomic units as `1,234.56789`, exact, at least two decimals."""
+    """`1234567890` atomic units as `1,234.567890`: exact, and always as wide, so that amounts line up."""
     whole, _, decimals = format_usdc(amount_atomic).partition(".")
-    return f"{int(whole):,}.{decimals}"
+    return f"{int(whole):,}.{decimals.ljust(USDC_DECIMALS, '0')}"
 
 
 @register.filter
