@@ -186,7 +186,9 @@ class Payments:
 
     def correction(self, agent: Pubkey) -> tuple[Correction, SignedReceipt | None]:
         """What a client needs whose cumulative was too low: the committed total, its proof, the latest receipt."""
-        channel = self.book.channel(agent)
+        channel = self.book.channels.get(agent)
+        if channel is None:
+            return Correction(0, None), None
         return Correction(channel.committed, channel.voucher), channel.receipt
 
     def voucher(self, agent: Pubkey) -> Voucher | None:

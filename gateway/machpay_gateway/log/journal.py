@@ -140,7 +140,7 @@ class Journal:
                 continue
             target = self._appended
             try:
-                if self.failure is not None or self.segments[-1].end >= self._segment_bytes:
+                if self.failure is not None or self.segments[-1].is_full(self._segment_bytes):
                     await self._rotate()
                 else:
                     await self._write()
@@ -165,7 +165,9 @@ class Journal:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = descriptor
-        self.segments.append(Segment(number, segment_path(self._folder, number), len(data), completed))
+        self.segments.append(
+            Segment(number, segment_path(self._folder, number), len(data), completed, len(data))
+        )
         logger.info("segment %d of the log begins", number)
         self.failure = None
 

@@ -24,12 +24,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Segment:
-    """One file. `end` is where its durable part ends, `completed` how many payments were complete before it."""
+    """One file. `end` is where its durable part ends, `completed` how many payments were complete before it,
+    `snapshot_bytes` how long the snapshot is that it was started with by this process."""
 
     number: int
     path: Path
     end: int
     completed: int
+    snapshot_bytes: int = 0
+
+    def is_full(self, segment_bytes: int) -> bool:
+        """True if it grew by `segment_bytes` and at least doubled: large snapshots must not be written all the time."""
+        return self.end - self.snapshot_bytes >= max(segment_bytes, self.snapshot_bytes)
 
 
 def segment_path(folder: Path, number: int) -> Path:
