@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from devnet.services import process
 from devnet.services.errors import ServicesError
 from devnet.services.postgres import Postgres
-from devnet.services.unprivileged import create_home, home_for, server_account
+from devnet.services.unprivileged import create_home, home_for, server_account, shared_homes
 from devnet.services.valkey import Valkey
 
 Profile = Literal["demo", "test"]
@@ -164,7 +164,11 @@ class Services:
             # The data folder was deleted or never was; what a home outside it still holds belongs to nobody.
             self._stop_all(home)
             shutil.rmtree(home, ignore_errors=True)
-        create_home(home)
+        # Named in the state before it exists: a home that no state names is abandoned.
+        self._write_state()
+        if home.parent != self.data_dir:
+            self._clear_abandoned()
+        create_home(home, self.data_dir)
         if not self._servers:
             self._servers = self._build(home, password=self._password(home))
         detached = bool(state.get("detached")) and any(server.pid() for server in self._servers.values())
@@ -175,6 +179,13 @@ class Services:
                 continue
             server.start(server.port)
             self._write_state()
+
+    def _clear_abandoned(self) -> None:
+        """Remove the homes whose data folder was deleted, as a fresh clone or a finished test leaves them."""
+        for home, data_dir in shared_homes():
+            if _read_state(data_dir).get("home") != str(home):
+                self._stop_all(home)
+                shutil.rmtree(home, ignore_errors=True)
 
     def _stop_all(self, home: Path) -> None:
         # The reverse of the start.
@@ -212,11 +223,7 @@ class Services:
         return password
 
     def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads((self.data_dir / "services.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return state
+        return _read_state(self.data_dir)
 
     def _write_state(self, *, detached: bool | None = None) -> None:
         state = self._state()
@@ -247,6 +254,14 @@ class Services:
             os.close(self._lock)
         self._lock = self._owner_pid = None
         self._servers = {}
+
+
+def _read_state(data_dir: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((data_dir / "services.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return state
 
 
 _VARIABLES = {"postgres": "DATABASE_URL", "valkey": "REDIS_URL"}

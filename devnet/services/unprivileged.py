@@ -12,12 +12,14 @@ import pwd
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from devnet.services.errors import ServicesError
 
+_OWNER_FILE = "data-folder"
 # Survives a restart of the machine, unlike /tmp. Whatever is found there is checked for its owner before use.
 SHARED_ROOT = Path("/var/tmp")  # noqa: S108
 
@@ -96,11 +98,23 @@ def home_for(data_dir: Path, account: Account) -> Path:
     return SHARED_ROOT / f"machpay-{digest}"
 
 
-def create_home(home: Path) -> None:
-    """Create the home, owned by the caller and passable for the server account."""
+def create_home(home: Path, data_dir: Path) -> None:
+    """Create the home, owned by the caller, passable for the server account, saying which data folder it serves."""
     home.mkdir(mode=0o711, exist_ok=True)
     _require_own(home)
     home.chmod(0o711)
+    (home / _OWNER_FILE).write_text(str(data_dir))
+
+
+def shared_homes() -> Iterator[tuple[Path, Path]]:
+    """Yield this user's homes under /var/tmp, each with the data folder it serves."""
+    for home in SHARED_ROOT.glob("machpay-" + "[0-9a-f]" * 16):
+        try:
+            _require_own(home)
+            yield home, Path((home / _OWNER_FILE).read_text())
+        except (OSError, ServicesError):
+            # Somebody else's, or just being created or removed.
+            continue
 
 
 def place_programs(packages: tuple[Path, ...], account: Account) -> Path:

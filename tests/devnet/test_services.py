@@ -259,6 +259,20 @@ def test_a_folder_nobody_cannot_enter_gets_its_data_elsewhere(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root drops its rights")
+def test_data_elsewhere_goes_once_its_folder_is_deleted(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    open_services(closed / "deleted").up()
+    home = Path(json.loads((closed / "deleted" / "services.json").read_text())["home"])
+    pids = [entry["pid"] for entry in open_services(closed / "deleted").status().values()]
+    shutil.rmtree(closed / "deleted")
+    with open_services(closed / "other") as services:
+        assert not home.exists()
+        assert [is_alive(pid) for pid in pids] == [False, False]
+    services.erase()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root drops its rights")
 def test_programs_nobody_cannot_reach_are_copied(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
