@@ -136,8 +136,8 @@ async def test_an_rpc_server_that_is_away_is_a_chain_error():
 
 
 async def test_a_total_that_the_chain_has_settled_is_followed_without_a_voucher(local_chain, config):
-    """A gateway that lost its log and has no voucher to show: the watermark on chain is proof enough, one unit more
-    is not."""
+    """A gateway that lost its log and has no voucher to show: the watermark on chain is proof enough, one
+    unit more is not."""
     settled = 70 * PRICE
     agent = await a_wallet(local_chain, tokens_atomic=10 * MIN_BOND_ATOMIC)
     async with MachPayClient(config(agent)) as client:

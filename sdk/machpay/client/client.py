@@ -329,8 +329,8 @@ class MachPayClient:
     ) -> Exception:
         """The error for a payment whose answer is not coming, after asking the gateway about it.
 
-        `headers` are those of an answer whose body broke off. Its receipt counts only if the gateway cannot be
-        asked: it takes a charge back when the answer it was for does not get through.
+        `headers` are those of an answer whose body broke off. Its receipt counts only if the gateway cannot
+        be asked: it takes a charge back when the answer it was for does not get through.
         """
         receipt = await self._receipt_of(call, order)
         if receipt is None and headers is not None:

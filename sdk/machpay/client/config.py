@@ -89,16 +89,19 @@ class MachPayConfig:
         cls, path: str | os.PathLike[str] = "var/demo.json", agent: int = 0, **settings: Any
     ) -> Self:
         """Join the network that `make demo` runs, as its agent number `agent`. `settings` override what is
-        found."""
+        found; with a `key` of your own the demo's agents are not looked at."""
         demo_path = Path(path)
         demo = _read_json(demo_path, "the demo's description (is `make demo` running?)")
-        try:
-            key_file = Path(demo["agents"][agent]["keypair_file"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise ConfigError(f"{demo_path} describes no agent number {agent}") from error
-        # Relative paths in the file are relative to it.
-        key = _key(str(demo_path.parent / key_file), f"{demo_path}: agents[{agent}].keypair_file")
-        return cls(key=key, **{**_settings(demo), **settings})
+        if "key" not in settings:
+            try:
+                key_file = Path(demo["agents"][agent]["keypair_file"])
+            except (KeyError, IndexError, TypeError) as error:
+                raise ConfigError(f"{demo_path} describes no agent number {agent}") from error
+            # Relative paths in the file are relative to it.
+            settings["key"] = _key(
+                str(demo_path.parent / key_file), f"{demo_path}: agents[{agent}].keypair_file"
+            )
+        return cls(**{**_settings(demo), **settings})
 
 
 def _settings(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class PaidResponse(httpx.Response):
 
     payment: Payment | None
 
+    @property
+    def charged(self) -> int:
+        """What this call cost, in atomic units; 0 on a free route and for what was not served."""
+        return 0 if self.payment is None else self.payment.charged
+
     @classmethod
     def of(cls, response: httpx.Response, payment: Payment | None) -> Self:
         paid = cls.__new__(cls)
