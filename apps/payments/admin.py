@@ -1,0 +1,128 @@
+"""Gateways, agents, channels, settlements and equivocations in the admin. Read-only: services write them.
+
+Intents have a composite key, which the admin cannot register: a channel's page shows its latest ones.
+"""
+
+from django.contrib import admin
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from apps.core.admin import ReadOnlyAdmin, ReadOnlyInline, usdc
+from apps.core.money import format_usdc
+from apps.payments.models import (
+    AgentMirror,
+    Channel,
+    Equivocation,
+    Gateway,
+    PaymentIntent,
+    Settlement,
+    SettlementItem,
+)
+
+INTENTS_SHOWN = 50
+
+
+@admin.register(Gateway)
+class GatewayAdmin(ReadOnlyAdmin):
+    list_display = ("pubkey", "status", "vendor", "url", "version", "log_seq", "last_heartbeat_at", "revoked")
+    list_filter = ("status", "revoked")
+    search_fields = ("=pubkey", "=vendor")
+    ordering = ("-last_heartbeat_at",)
+
+
+@admin.register(AgentMirror)
+class AgentAdmin(ReadOnlyAdmin):
+    list_display = ("agent", "status", "bond", "pending_withdrawal", "open_claims", "paid", "slot")
+    list_filter = ("status",)
+    search_fields = ("=agent", "=owner")
+    ordering = ("agent",)
+    bond = usdc("bond_atomic", "bond")
+    pending_withdrawal = usdc("pending_withdrawal_atomic", "pending withdrawal")
+    open_claims = usdc("open_claims_atomic", "open claims")
+    paid = usdc("paid_total_atomic", "paid in all")
+
+
+@admin.register(Channel)
+class ChannelAdmin(ReadOnlyAdmin):
+    list_display = (
+        "address",
+        "agent",
+        "gateway",
+        "charged",
+        "settled",
+        "highest",
+        "last_payment_at",
+        "in_flight",
+    )
+    search_fields = ("=address", "=agent__agent", "=gateway__pubkey", "=vendor")
+    ordering = ("-last_payment_at",)
+    readonly_fields = ("latest_intents",)
+    charged = usdc("charged_total_atomic", "charged")
+    settled = usdc("settled_atomic", "settled")
+    highest = usdc("highest_cumulative_atomic", "highest voucher")
+
+    @admin.display(description=f"Latest {INTENTS_SHOWN} intents")
+    def latest_intents(self, channel: Channel) -> SafeString:
+        # One agent's channel is a prefix of no index; its newest rows sit at the end of the newest partitions.
+        intents = PaymentIntent.objects.filter(agent=channel.agent_id, channel=channel.address).order_by(
+            "-nonce_time"
+        )
+        rows = format_html_join(
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td><code>{}</code></td></tr>",
+            (
+                (
+                    intent.nonce_time.isoformat(timespec="seconds"),
+                    intent.status,
+                    format_usdc(intent.charged_atomic),
+                    intent.http_status,
+                    bytes(intent.digest).hex(),
+                )
+                for intent in intents[:INTENTS_SHOWN]
+            ),
+        )
+        return format_html(
+            "<table><tr><th>Nonce time</th><th>Status</th><th>Charged (USDC)</th><th>HTTP</th><th>Digest</th></tr>"
+            "{}</table>",
+            rows,
+        )
+
+
+class SettlementItemInline(ReadOnlyInline):
+    model = SettlementItem
+    fields = ("channel", "cumulative", "up_to", "before", "paid")
+    readonly_fields = fields
+    cumulative = usdc("cumulative_atomic", "voucher")
+    up_to = usdc("up_to_atomic", "up to")
+    before = usdc("settled_before_atomic", "settled before")
+    paid = usdc("paid_atomic", "paid")
+
+
+@admin.register(Settlement)
+class SettlementAdmin(ReadOnlyAdmin):
+    list_display = (
+        "id",
+        "state",
+        "vendor",
+        "channel_count",
+        "planned",
+        "paid",
+        "slot",
+        "created_at",
+        "signature",
+    )
+    list_filter = ("state",)
+    search_fields = ("=signature", "=vendor")
+    ordering = ("-id",)
+    inlines = (SettlementItemInline,)
+    exclude = ("raw_transaction",)
+    planned = usdc("planned_atomic", "planned")
+    paid = usdc("paid_atomic", "paid")
+
+
+@admin.register(Equivocation)
+class EquivocationAdmin(ReadOnlyAdmin):
+    list_display = ("id", "agent", "nonce", "status", "channel_a", "channel_b", "found_at")
+    list_filter = ("status",)
+    search_fields = ("=agent__agent",)
+    ordering = ("-id",)
