@@ -116,19 +116,6 @@ class Book:
             self.completed += 1
         return payment
 
-    def abandon(self, number: int) -> None:
-        """Undo an accepted payment whose records never became durable. `highest` stays: its signature is real."""
-        payment = self.join.open.pop(number, None)
-        if payment is None:
-            return
-        accept = payment.accept
-        channel = self.channel(accept.agent)
-        if payment.outcome is None:
-            channel.reserved -= accept.price
-        else:
-            channel.served -= payment.charged
-        self.guard.discard(accept.agent, accept.nonce)
-
     def _accept(self, accept: Accept) -> None:
         channel = self.channel(accept.agent)
         if accept.cumulative > channel.highest:

@@ -284,8 +284,7 @@ class PaidExchanges:
             try:
                 await payments.durable()
             except LogUnavailable:
-                payments.abandon(ticket)
-                await respond_problem(send, self._unavailable())
+                await self._fail(ticket, self._unavailable(), asked, send)
                 return
         self._metrics.requests.labels("paid" if charged else "void", asked.route.label).inc()
         lines = names.to_client(fetched.answer.headers, paid=True)

@@ -1,4 +1,4 @@
-"""The gateway's payments: the only writer of the book and its log. Accept, resolve, mark as sent, abandon.
+"""The gateway's payments: the only writer of the book and its log. Accept, resolve, mark as sent.
 
 Every method but `durable` works without awaiting, so that a decision and the reservation it allows are one step.
 """
@@ -146,11 +146,6 @@ class Payments:
     def sent(self, ticket: Ticket) -> None:
         """The answer's first byte is on its way, or the exchange has ended."""
         self._completed(self.journal.append(Sent(ticket.number)))
-
-    def abandon(self, ticket: Ticket) -> None:
-        """Undo a payment that could not be made durable. Nothing of it was sent."""
-        self.book.abandon(ticket.number)
-        self._in_flight.pop(self.book.digest(ticket.payment), None)
 
     async def durable(self) -> None:
         """Wait until everything so far is on the disk. Raises `LogUnavailable`."""

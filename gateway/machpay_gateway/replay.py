@@ -29,10 +29,6 @@ class ReplayGuard:
         """Remember a nonce until `deadline` (unix seconds) and the skew have passed."""
         self._add(bytes(agent) + nonce.bytes, deadline)
 
-    def discard(self, agent: Pubkey, nonce: UUID) -> None:
-        """Forget a nonce whose payment never became durable, so that the agent may offer it again."""
-        self._deadlines.pop(bytes(agent) + nonce.bytes, None)
-
     def prune(self, now: int) -> None:
         """Forget what can no longer be replayed at `now` (unix seconds)."""
         floor = now - CLOCK_SKEW_S

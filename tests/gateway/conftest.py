@@ -16,9 +16,10 @@ from yarl import URL
 
 from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.requests import request_hash
 from machpay_gateway.server import serve
 from machpay_gateway.settings import Settings
-from tests.gateway.factories import Payer, make_settings
+from tests.gateway.factories import PROBE_PRICE, Payer, make_intent, make_settings
 from tests.gateway.network_standin import NetworkStandIn
 from tests.gateway.servers import Upstream
 
@@ -100,9 +101,10 @@ class RunningGateway:
 
     async def committed(self, payer: Payer) -> int:
         """served + reserved of the payer's channel, as the gateway itself says when a total is too low."""
-        total, payer.total = payer.total, 0
-        answer = await self.get("/paid", headers=payer.headers(payer.intent(cumulative=0)))
-        payer.total = total
+        intent = make_intent(
+            payer.key, payer.gateway, cumulative=0, amount=PROBE_PRICE, bound_to=request_hash("GET", "/probe")
+        )
+        answer = await self.get("/probe", headers=payer.headers(intent))
         correction = x402.parse_correction(answer.response.extra)
         assert correction is not None, answer.body
         return correction.committed_total

@@ -21,6 +21,8 @@ from machpay_gateway.settings import Settings, parse_settings
 PRICE = 1_000
 BOND = 1_000_000
 MAX_TIMEOUT_S = 60
+PROBE_PRICE = 10**12
+"""Nobody can pay for `/probe`: it is there to be told what is committed."""
 
 
 def network() -> Network:
@@ -62,6 +64,11 @@ path = "/free"
 [[routes]]
 method = "POST"
 path = "/free"
+
+[[routes]]
+method = "GET"
+path = "/probe"
+price_atomic = 1000000000000
 """
 
 

@@ -53,6 +53,7 @@ class NetworkStandIn:
     """What to answer for the item with this seq instead of storing it."""
     down: bool = False
     refuse_batches_with: int | None = None
+    refused_batches: int = 0
     registered: bool = True
     look_up_delay: Any = None
     """An `asyncio.Event` that look-ups wait for."""
@@ -90,6 +91,7 @@ class NetworkStandIn:
     async def _settlements(self, request: web.Request) -> web.Response:
         signer = await self._signer(request)
         if self.refuse_batches_with is not None:
+            self.refused_batches += 1
             return web.Response(status=self.refuse_batches_with)
         batch = msgspec.json.decode(await request.read(), type=SettlementBatch)
         assert batch.gateway_id == signer

@@ -23,7 +23,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     assert settings.solvency.cap_atomic == 7
     assert settings.solvency.lookup_timeout_ms == 400
     assert settings.upstream.unlisted == "deny"
-    assert [route.price_atomic for route in settings.routes.routes] == [1000, 1000, 5000, 1000, 0, 0]
+    assert [route.price_atomic for route in settings.routes.routes] == [1000, 1000, 5000, 1000, 0, 0, 10**12]
 
 
 @pytest.mark.parametrize(
