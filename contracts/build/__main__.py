@@ -10,9 +10,13 @@ COMMANDS = {"program": build_artifact, "verify": verify_artifact}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m contracts.build", description="Build the Solana program.")
+    parser = argparse.ArgumentParser(
+        prog="python -m contracts.build", description="Build the Solana program."
+    )
     parser.add_argument(
-        "command", choices=sorted(COMMANDS), help="program: build the artifact; verify: rebuild and compare bytes"
+        "command",
+        choices=sorted(COMMANDS),
+        help="program: build the artifact; verify: rebuild and compare bytes",
     )
     try:
         COMMANDS[parser.parse_args().command]()

@@ -1,8 +1,8 @@
 """What can go wrong while building.
 
-    BuildError
-    ├── CommandFailedError   a tool we called failed; its output is in the message
-    └── LinkError            the compiled object cannot become an on-chain program
+BuildError
+├── CommandFailedError   a tool we called failed; its output is in the message
+└── LinkError            the compiled object cannot become an on-chain program
 """
 
 from collections.abc import Sequence

@@ -67,5 +67,7 @@ def _either(*, intrinsic: str, arguments: str, declaration: str, call: str) -> s
 
 def _replace(text: str, old: str, new: str) -> str:
     if text.count(old) != 1:
-        raise BuildError(f"Rust's core is not the one patch_core was written for: {text.count(old)} times {old!r}")
+        raise BuildError(
+            f"Rust's core is not the one patch_core was written for: {text.count(old)} times {old!r}"
+        )
     return text.replace(old, new)

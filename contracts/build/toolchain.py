@@ -6,7 +6,6 @@ so a change to a pin, the patch or the target makes a new one, and a half-made o
 
 import fcntl
 import hashlib
-import os
 import platform
 import re
 import shutil
@@ -171,7 +170,9 @@ def _add_missing_libraries(toolchain: Toolchain) -> None:
             return
         unknown = sorted(missing - packages.RUNTIME_LIBRARIES.keys())
         if unknown:
-            raise BuildError(f"no package known for {', '.join(unknown)}; add it to contracts/build/packages.py")
+            raise BuildError(
+                f"no package known for {', '.join(unknown)}; add it to contracts/build/packages.py"
+            )
         wanted = {packages.RUNTIME_LIBRARIES[name] for name in missing}
         for archive in _download(dict.fromkeys(sorted(wanted))):
             _unpack(archive, toolchain.root)

@@ -5,6 +5,7 @@ import re
 from machpay.chain.errors import PROGRAM_ERRORS
 from tests.program.world import ROOT
 
+REFERENCE = (ROOT / "docs" / "program.md").read_text()
 SOURCE = ROOT / "contracts" / "program" / "src" / "error.rs"
 
 
@@ -12,6 +13,14 @@ def test_python_and_rust_name_the_same_errors_with_the_same_sentences() -> None:
     listed = re.findall(r'^    (\w+) = (0x[0-9a-f]+), "(.*)";$', SOURCE.read_text(), re.MULTILINE)
     rust = {int(code, 16): (name, text) for name, code, text in listed}
     assert rust == {code: (error.name, error.text) for code, error in PROGRAM_ERRORS.items()}
+
+
+def test_the_reference_lists_every_error() -> None:
+    listed = re.findall(
+        r"^\| `(0x[0-9a-f]+)` \| (\w+) \| (.*?)(?: \(reserved: .*\))? \|$", REFERENCE, re.MULTILINE
+    )
+    documented = {int(code, 16): (name, text) for code, name, text in listed}
+    assert documented == {code: (error.name, error.text) for code, error in PROGRAM_ERRORS.items()}
 
 
 def test_numbers_are_consecutive_from_0x100_and_sentences_distinct() -> None:

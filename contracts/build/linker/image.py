@@ -171,6 +171,19 @@ def _write(*, entry: int, code: bytes, data: bytes) -> bytes:
         contents += content
     identity = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header = _ELF_HEADER.pack(
-        identity, 3, 247, 1, entry, _ELF_HEADER.size, 0, _SBPF_V3, 64, _PROGRAM_HEADER.size, len(segments), 64, 0, 0
+        identity,
+        3,
+        247,
+        1,
+        entry,
+        _ELF_HEADER.size,
+        0,
+        _SBPF_V3,
+        64,
+        _PROGRAM_HEADER.size,
+        len(segments),
+        64,
+        0,
+        0,
     )
     return header + headers + contents

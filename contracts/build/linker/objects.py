@@ -93,7 +93,9 @@ def read_object(path: Path) -> ObjectFile:
         )
         headers.append(_Header(name, kind, flags, offset, size, link, info, alignment))
 
-    sections = [_read_section(data, header, _text(data, headers[names_index], header.name)) for header in headers]
+    sections = [
+        _read_section(data, header, _text(data, headers[names_index], header.name)) for header in headers
+    ]
     symbols: list[Symbol] = []
     for header in headers:
         if header.type == SectionType.SYMBOLS:
@@ -117,7 +119,9 @@ def _read_section(data: bytes, header: _Header, name: str) -> Section:
     # they are constant from the start.
     is_mutable = not has_bits or (bool(header.flags & _FLAG_WRITE) and not name.startswith(".data.rel.ro"))
     content = data[header.offset : header.offset + header.size] if has_bits else bytes(header.size)
-    return Section(name, bool(header.flags & _FLAG_EXECUTE), is_mutable, max(header.alignment, 1), bytearray(content))
+    return Section(
+        name, bool(header.flags & _FLAG_EXECUTE), is_mutable, max(header.alignment, 1), bytearray(content)
+    )
 
 
 def _read_symbols(data: bytes, header: _Header, names: _Header, sections: list[Section]) -> list[Symbol]:
