@@ -12,4 +12,6 @@ from django.urls import re_path  # noqa: E402
 
 from apps.telemetry.live.routing import http_urlpatterns  # noqa: E402
 
-application = ProtocolTypeRouter({"http": URLRouter([*http_urlpatterns, re_path(r"", django_application)])})
+# Channels' routers take ASGI applications where Django's stubs know views only.
+everything_else = re_path(r"", django_application)  # type: ignore[arg-type]
+application = ProtocolTypeRouter({"http": URLRouter([*http_urlpatterns, everything_else])})

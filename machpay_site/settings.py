@@ -21,7 +21,8 @@ SECRET_KEY = env.text("DJANGO_SECRET_KEY", demo="demo-only-key-never-used-in-pro
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"] if DEMO else [])
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = not DEMO
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.boolean("BEHIND_TLS_PROXY", default=not DEMO) else None
+BEHIND_TLS_PROXY = env.boolean("BEHIND_TLS_PROXY", default=not DEMO)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if BEHIND_TLS_PROXY else None
 SECURE_HSTS_SECONDS = 0 if DEMO else 31_536_000
 X_FRAME_OPTIONS = "DENY"
 SECURE_REDIRECT_EXEMPT = [r"^health$", r"^metrics$"]
@@ -98,9 +99,6 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 REDIS_URL = env.text("REDIS_URL")
-CHANNEL_LAYERS = {
-    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
-}
 
 # --- Chain ------------------------------------------------------------------------------------------------------------
 SOLANA_RPC_URL = env.text("SOLANA_RPC_URL", "SOLANA_RPC", default="")
@@ -108,7 +106,9 @@ MACHPAY_PROGRAM_ID = env.text("MACHPAY_PROGRAM_ID", default="")
 USDC_MINT = env.text("USDC_MINT", default="")
 ADMIN_KEYPAIR = env.text("ADMIN_KEYPAIR", default="")
 RELAYER_KEYPAIR = env.text("RELAYER_KEYPAIR", default="")
-MINT_AUTHORITY_KEYPAIR = env.text("MINT_AUTHORITY_KEYPAIR", default="")  # the demo's test USDC; never set in production
+MINT_AUTHORITY_KEYPAIR = env.text(
+    "MINT_AUTHORITY_KEYPAIR", default=""
+)  # the demo's test USDC; never set in production
 
 # --- Recon ------------------------------------------------------------------------------------------------------------
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
@@ -133,7 +133,9 @@ CELERY_TASK_SOFT_TIME_LIMIT = 90
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BEAT_SCHEDULE_FILENAME = env.text("CELERY_BEAT_SCHEDULE_FILENAME", default=str(BASE_DIR / "var" / "celerybeat-schedule"))
+CELERY_BEAT_SCHEDULE_FILENAME = env.text(
+    "CELERY_BEAT_SCHEDULE_FILENAME", default=str(BASE_DIR / "var" / "celerybeat-schedule")
+)
 
 # --- Web --------------------------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"
@@ -142,7 +144,8 @@ USE_I18N = False
 USE_TZ = True
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = env.text("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
+# The demo serves files where they are; production serves what `collectstatic` gathered.
+STATIC_ROOT = None if DEMO else env.text("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))
 WHITENOISE_USE_FINDERS = DEMO
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],

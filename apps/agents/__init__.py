@@ -1,1 +1,4 @@
-"""The room for what an agent's owner sees and sets: profile, limits, alerts, managed wallets. Built with the management API."""
+"""The room for what an agent's owner sees and sets: profile, limits, alerts, managed wallets.
+
+Built with the management API.
+"""

@@ -13,12 +13,18 @@ from django.core.management import get_commands
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-OURS = {name: service for name, service in COMPOSE["services"].items() if service.get("image") == "machpay/network"}
+OURS = {
+    name: service
+    for name, service in COMPOSE["services"].items()
+    if service.get("image") == "machpay/network"
+}
 PROVIDED_BY_COMPOSE = {"POSTGRES_PASSWORD"}
 
 
 def variables_read_by_settings() -> set[str]:
-    source = (ROOT / "machpay_site" / "settings.py").read_text() + (ROOT / "machpay_site" / "env.py").read_text()
+    source = (ROOT / "machpay_site" / "settings.py").read_text() + (
+        ROOT / "machpay_site" / "env.py"
+    ).read_text()
     calls = re.findall(r"(?:env\.)?(?:text|integer|number|boolean|words)\(([^)]*)", source)
     names = {name for call in calls for name in re.findall(r'"([A-Z][A-Z0-9_]+)"', call)}
     return names | {"MACHPAY_PROFILE"}
@@ -67,7 +73,9 @@ def test_published_ports_are_loopback_and_match_the_command(name: str) -> None:
 
 
 def test_no_two_services_publish_one_port() -> None:
-    outer = [p.rsplit(":", 2)[1] for service in COMPOSE["services"].values() for p in service.get("ports", [])]
+    outer = [
+        p.rsplit(":", 2)[1] for service in COMPOSE["services"].values() for p in service.get("ports", [])
+    ]
     assert len(outer) == len(set(outer))
 
 
@@ -79,7 +87,9 @@ def test_every_variable_that_compose_sets_is_read_by_the_settings() -> None:
 
 def test_the_example_names_only_variables_that_are_read() -> None:
     # Gateways and agents read the two addresses; the network's own processes publish them.
-    assert example_variables() - {"MACHPAY_RELAYER_URL", "MACHPAY_RECEIVER_URL"} <= variables_read_by_settings()
+    assert (
+        example_variables() - {"MACHPAY_RELAYER_URL", "MACHPAY_RECEIVER_URL"} <= variables_read_by_settings()
+    )
 
 
 def test_the_example_names_every_variable_without_a_default() -> None:
@@ -127,7 +137,9 @@ def test_the_image_holds_every_package_that_the_settings_install() -> None:
 def test_the_packages_left_out_of_the_image_are_pinned_and_not_imported_by_it() -> None:
     (pattern,) = re.findall(r"grep -vE '\^\(([^)]*)\)=='", DOCKERFILE)
     pinned = (ROOT / "requirements.txt").read_text()
-    sources = [p for folder in ("apps", "machpay_site", "contracts/localnet") for p in (ROOT / folder).rglob("*.py")]
+    sources = [
+        p for folder in ("apps", "machpay_site", "contracts/localnet") for p in (ROOT / folder).rglob("*.py")
+    ]
     for package in pattern.split("|"):
         assert re.search(rf"^{package}==", pinned, re.M), package
         module = package.replace("-", "_")

@@ -1,4 +1,4 @@
-"""`python -m devnet` as a person runs it: it proves itself, starts again on what is there, and leaves nothing behind."""
+"""`python -m devnet` as a person runs it: it proves itself, starts again, and leaves nothing behind."""
 
 import json
 import os
@@ -81,7 +81,11 @@ def test_the_demo_can_be_joined_stopped_killed_and_started_again(data: Path) -> 
     demo = start_demo(data)
     wait_until(manifest.exists, "the demo is up again", timeout_s=120)
     again = json.loads(manifest.read_text())
-    assert (again["domain"], again["mint"], again["agents"]) == (joined["domain"], joined["mint"], joined["agents"])
+    assert (again["domain"], again["mint"], again["agents"]) == (
+        joined["domain"],
+        joined["mint"],
+        joined["agents"],
+    )
     demo.kill()
     demo.communicate(timeout=60)
     wait_until(

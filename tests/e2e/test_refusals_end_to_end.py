@@ -23,7 +23,9 @@ def bonded_buyer(running: Running, agent: str) -> RawBuyer:
     assert running.network.network is not None
     buyer = RawBuyer(running.network.keys.get(agent), running.network.network, gateway)
     channel = str(buyer.intent("/").channel)
-    known = running.rows("SELECT charged_total_atomic::bigint FROM payments_channel WHERE address = %s", channel)
+    known = running.rows(
+        "SELECT charged_total_atomic::bigint FROM payments_channel WHERE address = %s", channel
+    )
     buyer.total = known[0][0] if known else 0
     before = running.charged(gateway["gateway"])
     response = buyer.pay(gateway["paid_path"])
@@ -203,12 +205,16 @@ def test_a_failing_upstream_costs_nothing(running: Running) -> None:
         answer = x402.decode_response(response.headers[x402.RESPONSE_HEADER])
         assert answer.success is False
         intents = "SELECT status, charged_atomic::bigint FROM payment_intents WHERE http_status = 500"
-        wait_until(lambda: running.rows(intents) == [("VOID", 0)], "the void intent is stored for its voucher")
+        wait_until(
+            lambda: running.rows(intents) == [("VOID", 0)], "the void intent is stored for its voucher"
+        )
         assert running.charged(buyer.gateway["gateway"]) == before
         # What the failed call authorised covers the next call, which may sign a lower total.
         price = buyer.gateway["price_atomic"]
         assert buyer.pay(buyer.gateway["paid_path"], cumulative=buyer.total).status_code == 200
-        wait_until(lambda: running.charged(buyer.gateway["gateway"]) == before + price, "the next call is stored")
+        wait_until(
+            lambda: running.charged(buyer.gateway["gateway"]) == before + price, "the next call is stored"
+        )
     finally:
         buyer.close()
 
