@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pytest
 from django.db import connection, transaction
@@ -15,15 +16,16 @@ from apps.ledger.services import post
 from apps.ledger.types import Transfer
 
 USDC = "usdc"
+T = TypeVar("T")
 WRITERS = 8
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def together(work: Callable[[int], object]) -> list[object]:
+def together(work: Callable[[int], T]) -> list[T]:
     """Run `work(0..7)` on eight connections that start at the same moment."""
     barrier = threading.Barrier(WRITERS)
 
-    def run(number: int) -> object:
+    def run(number: int) -> T:
         try:
             barrier.wait()
             return work(number)

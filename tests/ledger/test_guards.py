@@ -22,10 +22,10 @@ def funded(db):
 def account_id(kind: str) -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT id FROM ledger_account WHERE kind = %s", [kind])
-        return cursor.fetchone()[0]
+        return int(cursor.fetchone()[0])
 
 
-def refused(sql: str, *parameters: object, message: str, error: type[Exception] = IntegrityError) -> None:
+def refused(sql: str, *parameters: int, message: str, error: type[Exception] = IntegrityError) -> None:
     """The database refuses `sql`, for the reason that `message` names, and nothing has moved."""
     with pytest.raises(error, match=message), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql, parameters)

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 
 from machpay.chain.accounts import AgentAccount, Channel, GatewayAccount
+from machpay.chain.client import Snapshot
 from machpay.chain.network import Network
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
@@ -53,7 +55,7 @@ class Payer:
         amount: int,
         *,
         charged: int | None = None,
-        nonce=None,
+        nonce: UUID | None = None,
         cumulative: int | None = None,
         receipt: bool = True,
     ) -> ResolvedPayment:
@@ -116,25 +118,16 @@ def channel_account(agent: Pubkey, gateway: Party, *, settled: int, owed: int = 
     return Channel(255, agent, gateway.key.public, gateway.vendor, NETWORK.mint, settled, owed, claim, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class ChainState:
-    """The parts of `machpay.chain.client.Snapshot` that are followed."""
-
-    slot: int
-    agents: dict[Pubkey, AgentAccount]
-    channels: dict[Pubkey, Channel]
-    gateways: dict[Pubkey, GatewayAccount]
-
-
 def chain_state(
     slot: int,
     agents: Iterable[AgentAccount] = (),
     channels: Iterable[Channel] = (),
     gateways: Iterable[Party] = (),
-) -> ChainState:
-    return ChainState(
+) -> Snapshot:
+    """What the chain says at one finalised slot."""
+    return Snapshot(
         slot,
-        {account.agent: account for account in agents},
-        {NETWORK.channel(account.agent, account.gateway): account for account in channels},
-        {party.key.public: party.account() for party in gateways},
+        agents={account.agent: account for account in agents},
+        channels={NETWORK.channel(account.agent, account.gateway): account for account in channels},
+        gateways={party.key.public: party.account() for party in gateways},
     )

@@ -57,7 +57,8 @@ class RelayerClient:
         """The answer of `POST /settlements`, which must be 200."""
         answer = self.post("/settlements", batch(self.key, *payments, vouchers=vouchers))
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        result: dict[str, Any] = answer.json()
+        return result
 
 
 def batch(

@@ -60,7 +60,8 @@ def test_every_field_of_a_payment_is_kept(payer):
         90,
         200,
     )
-    assert bytes(row.receipt_signature) == payment.receipt.signature
+    assert row.receipt_signature == payment.receipt.signature
+    assert row.served_at is not None
     assert int(row.served_at.timestamp()) == payment.served_at
     assert int(row.nonce_time.timestamp() * 1000) == intent.nonce.int >> 80
 
@@ -115,7 +116,7 @@ def test_one_nonce_signed_twice_on_a_channel_is_refused_but_its_voucher_counts(p
     assert stored(payer.channel) == [("PENDING", 100, 100)]
     channel = row_of(payer)
     assert (channel.charged_total_atomic, channel.highest_cumulative_atomic) == (100, 1000)
-    assert bytes(channel.highest_signature) == second.signature
+    assert channel.highest_signature == second.signature
     assert unsettled(gateway) == 100
     assert Equivocation.objects.count() == 0
 
@@ -166,7 +167,7 @@ def test_a_channel_keeps_the_highest_voucher_whatever_the_order(payer):
     deliver(low)
 
     channel = row_of(payer)
-    assert (channel.highest_cumulative_atomic, bytes(channel.highest_context)) == (1000, high.intent.context)
+    assert (channel.highest_cumulative_atomic, channel.highest_context) == (1000, high.intent.context)
 
 
 def test_vouchers_beside_the_batch_raise_the_highest(payer):

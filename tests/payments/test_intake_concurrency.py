@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pytest
 from django.db import connection
@@ -16,6 +17,7 @@ from tests.payments.conftest import deliver, registered, spent, unsettled
 from tests.payments.factories import NETWORK, Payer, agent_account, chain_state, channel_account
 
 CONNECTIONS = 8
+T = TypeVar("T")
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -24,11 +26,11 @@ def bound_network(transactional_db):
     network.bind(NETWORK)
 
 
-def together(*work: Callable[[], object]) -> list[object]:
+def together(*work: Callable[[], T]) -> list[T]:
     """Run every function on a connection of its own, all from the same moment on."""
     barrier = threading.Barrier(len(work))
 
-    def run(function: Callable[[], object]) -> object:
+    def run(function: Callable[[], T]) -> T:
         try:
             barrier.wait()
             return function()

@@ -6,13 +6,20 @@ from apps.payments.models import AgentMirror
 from apps.payments.selectors.liability import liability_answer, no_bond
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from machpay.protocol.keys import SigningKey
-from machpay.protocol.snapshots import GatewayLiability
+from machpay.protocol.snapshots import GatewayLiability, LiabilityAnswer
 from machpay.protocol.x402 import parse_voucher
 from tests.payments.conftest import deliver, registered
 from tests.payments.factories import Payer, agent_account, chain_state, channel_account
 
 USDC = 1_000_000
 pytestmark = pytest.mark.django_db
+
+
+def answer_for(**question: str) -> LiabilityAnswer:
+    """The answer for an agent that is known."""
+    answer = liability_answer(**question)
+    assert answer is not None
+    return answer
 
 
 def test_the_briefs_two_gateways(bound):
@@ -22,22 +29,18 @@ def test_the_briefs_two_gateways(bound):
     apply_chain_snapshot(chain_state(7, [agent_account(agent.public, deposited=100 * USDC)]))
 
     deliver(a.pay(50 * USDC))
-    assert liability_answer(agent=agent.pubkey).snapshot.liability == str(50 * USDC)
+    assert answer_for(agent=agent.pubkey).snapshot.liability == str(50 * USDC)
     deliver(b.pay(30 * USDC))
 
-    whole = liability_answer(agent=agent.pubkey)
+    whole = answer_for(agent=agent.pubkey)
     assert whole.snapshot.liability == str(80 * USDC)
     assert whole.external_liability == 80 * USDC
-    for_a = liability_answer(
-        agent=agent.pubkey, exclude_gateway=a.gateway.pubkey, asking_gateway=a.gateway.pubkey
-    )
+    for_a = answer_for(agent=agent.pubkey, exclude_gateway=a.gateway.pubkey, asking_gateway=a.gateway.pubkey)
     assert for_a.external_liability == 30 * USDC
     assert for_a.gateways == [GatewayLiability(b.gateway.pubkey, 30 * USDC)]
     assert for_a.snapshot.liability == str(80 * USDC)
     assert for_a.snapshot.available() == 20 * USDC
-    for_b = liability_answer(
-        agent=agent.pubkey, exclude_gateway=b.gateway.pubkey, asking_gateway=b.gateway.pubkey
-    )
+    for_b = answer_for(agent=agent.pubkey, exclude_gateway=b.gateway.pubkey, asking_gateway=b.gateway.pubkey)
     assert for_b.external_liability == 50 * USDC
 
 
@@ -45,7 +48,7 @@ def test_settling_lowers_the_liability_and_the_bond_alike(payer, gateway):
     agent = payer.agent.public
     apply_chain_snapshot(chain_state(7, [agent_account(agent, deposited=1000)]))
     deliver(payer.pay(300))
-    before = liability_answer(agent=str(agent)).snapshot
+    before = answer_for(agent=str(agent)).snapshot
 
     apply_chain_snapshot(
         chain_state(
@@ -55,7 +58,7 @@ def test_settling_lowers_the_liability_and_the_bond_alike(payer, gateway):
         )
     )
 
-    after = liability_answer(agent=str(agent)).snapshot
+    after = answer_for(agent=str(agent)).snapshot
     assert (before.bond, before.liability, before.slot) == ("1000", "300", 7)
     assert (after.bond, after.liability, after.slot) == ("800", "100", 8)
     assert before.available() == after.available() == 700
@@ -69,7 +72,7 @@ def test_claims_withdrawals_limits_and_status_are_told(payer):
     AgentMirror.objects.update(status="SUSPENDED", limit_per_call_atomic=10, limit_per_day_atomic=500)
     deliver(payer.pay(120))
 
-    snapshot = liability_answer(agent=str(agent)).snapshot
+    snapshot = answer_for(agent=str(agent)).snapshot
 
     assert (snapshot.claims, snapshot.pending_withdrawal, snapshot.status) == ("50", "200", "SUSPENDED")
     assert (snapshot.limits.per_call, snapshot.limits.per_day, snapshot.remaining_today) == (
@@ -85,14 +88,15 @@ def test_the_asking_gateway_gets_its_channel_back(payer, gateway):
     payment = payer.pay(100)
     deliver(payment, payer.pay(60, charged=0))
 
-    channel = liability_answer(agent=payer.agent.pubkey, asking_gateway=gateway.pubkey).channel
+    channel = answer_for(agent=payer.agent.pubkey, asking_gateway=gateway.pubkey).channel
 
+    assert channel is not None
     assert (channel.address, channel.charged_total, channel.settled) == (str(payer.channel), "100", "0")
     voucher = parse_voucher(channel.highest)
     assert voucher.cumulative == 160
     assert voucher.is_signed_by(payer.agent.public)
-    assert liability_answer(agent=payer.agent.pubkey, asking_gateway="another").channel is None
-    assert liability_answer(agent=payer.agent.pubkey).channel is None
+    assert answer_for(agent=payer.agent.pubkey, asking_gateway="another").channel is None
+    assert answer_for(agent=payer.agent.pubkey).channel is None
 
 
 def test_a_claim_ahead_of_the_charges_is_no_negative_liability(payer, gateway):
@@ -106,7 +110,7 @@ def test_a_claim_ahead_of_the_charges_is_no_negative_liability(payer, gateway):
         )
     )
 
-    answer = liability_answer(agent=str(agent))
+    answer = answer_for(agent=str(agent))
     assert (answer.snapshot.liability, answer.external_liability, answer.gateways) == ("0", 0, [])
 
 

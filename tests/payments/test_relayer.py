@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import msgspec
@@ -55,12 +56,12 @@ def bonded_agent(chain: LocalChain, bond_atomic: int) -> SigningKey:
     return agent
 
 
-def refused(answer: httpx.Response, status: int, code: str) -> dict:
+def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """The answer is this problem."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), (
         answer.text
     )
-    problem = answer.json()
+    problem: dict[str, Any] = answer.json()
     assert (problem["code"], problem["status"]) == (code, status)
     assert problem["request_id"] == answer.headers["x-request-id"]
     return problem
@@ -183,7 +184,7 @@ def test_a_gateway_that_is_not_on_chain_is_refused(relayer, local_chain):
 # ---- signed requests
 
 
-def test_requests_are_refused_unless_signed_right(gateway, payer):
+def test_requests_are_refused_unless_signed_right(gateway: RelayerClient, payer: Payer):
     body = msgspec.json.encode(batch(gateway.key, payer.pay(10)))
 
     def send(headers: dict[str, str], content: bytes = body, target: str = "/settlements") -> httpx.Response:

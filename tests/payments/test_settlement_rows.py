@@ -31,7 +31,7 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def funded(payer) -> Payer:
+def funded(payer: Payer) -> Payer:
     """A payer with a bond of 1000 on chain and 100 charged."""
     apply_chain_snapshot(chain_state(1, [agent_account(payer.agent.public, deposited=1000)]))
     deliver(payer.pay(100))
@@ -238,6 +238,7 @@ def test_failures_free_the_channel_after_growing_delays(funded):
         assert mark_failed(settlement, error="expired")
         channel = row_of(funded)
         assert (channel.in_flight_id, channel.settle_failures) == (None, failures)
+        assert channel.settle_after is not None
         left = channel.settle_after - timezone.now()
         assert timedelta(seconds=wait - 2) < left <= timedelta(seconds=wait)
         Channel.objects.update(settle_after=None)

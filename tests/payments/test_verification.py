@@ -1,6 +1,7 @@
 """What one delivered item has to be, judged by itself."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,14 +24,14 @@ def at(moment: datetime):
     return new_nonce(int(moment.timestamp() * 1000))
 
 
-def check(payer: Payer, fields: dict) -> Verified | Refused:
+def check(payer: Payer, fields: dict[str, Any]) -> Verified | Refused:
     (result,) = check_items(
         [msgspec.Raw(msgspec.json.encode(fields))], network=NETWORK, gateway=payer.gateway.key.public, now=NOW
     )
     return result
 
 
-def item(payer: Payer, **changes: object) -> dict:
+def item(payer: Payer, **changes: object) -> dict[str, Any]:
     return {**msgspec.to_builtins(to_item(payer.pay(500, nonce=at(NOW)))), **changes}
 
 
@@ -100,7 +101,9 @@ def test_an_item_of_another_gateway_is_refused(payer):
     stranger = Payer(payer.agent, Party())
     fields = item(stranger)
     del fields["gateway"]
-    assert check(payer, fields).code == "invalid_signature"
+    result = check(payer, fields)
+    assert isinstance(result, Refused)
+    assert result.code == "invalid_signature"
 
 
 def test_a_deadline_that_does_not_fit_the_nonce_is_refused(payer):
@@ -115,7 +118,9 @@ def test_a_deadline_that_does_not_fit_the_nonce_is_refused(payer):
         "receipt": None,
         "cumulative": "500",
     }
-    assert check(payer, fields).code == "nonce_replayed"
+    result = check(payer, fields)
+    assert isinstance(result, Refused)
+    assert result.code == "nonce_replayed"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ therefore always show one slot.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -23,9 +23,7 @@ from apps.payments.services.network import current_network
 from apps.payments.services.settlements import release
 from machpay.chain.accounts import AgentAccount
 from machpay.chain.accounts import Channel as ChannelAccount
-
-if TYPE_CHECKING:
-    from machpay.chain.client import Snapshot
+from machpay.chain.client import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Applied:
     intents_settled: int = 0
 
 
-def apply_chain_snapshot(snapshot: "Snapshot") -> Applied:
+def apply_chain_snapshot(snapshot: Snapshot) -> Applied:
     """Bring mirrors, ledger, intents and settlements to the finalised slot of `snapshot`.
 
     Deposits follow `AgentAccount.deposited_total`, settlements follow `Channel.settled`. Returns what
