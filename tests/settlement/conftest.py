@@ -19,6 +19,7 @@ from apps.settlement.services.follow import follow
 from apps.settlement.services.outcome import Verdict
 from apps.settlement.services.settle import settle
 from apps.settlement.services.sync import sync_chain
+from devnet.offers import Offer
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.settlements import ResolvedPayment, to_item
 from tests.support.chain import SLOT_MS, LocalChain, Payer, chain_settings, local_chain
@@ -26,6 +27,7 @@ from tests.support.chain import SLOT_MS, LocalChain, Payer, chain_settings, loca
 __all__ = ["chain_settings", "local_chain"]
 
 T = TypeVar("T")
+BOND = 50_000_000
 
 
 class Recon:
@@ -34,6 +36,19 @@ class Recon:
     def __init__(self, chain: LocalChain) -> None:
         self.chain = chain
         self.mint = str(chain.network.mint)
+
+    # ---- who pays whom
+
+    def payers(self, count: int, offer: Offer, *, bond_atomic: int = BOND) -> list[Payer]:
+        """New agents that pay `offer`'s gateway; recon has seen their bonds."""
+        agents = self.chain.new_agents(count, bond_atomic=bond_atomic)
+        self.catch_up()
+        return [self.chain.payer(agent, offer) for agent in agents]
+
+    def catch_up(self) -> None:
+        """Mirror everything that is confirmed by now."""
+        self.chain.wait_until_final()
+        self.sync()
 
     # ---- steps
 
@@ -97,6 +112,10 @@ class Recon:
 
     def channel(self, payer: Payer) -> Channel:
         return Channel.objects.get(address=str(payer.channel))
+
+    def end_backoff(self) -> None:
+        """Pretend that the wait after a failed settlement is over."""
+        Channel.objects.update(settle_after=None)
 
     def states(self) -> Sequence[str]:
         """States of all settlements in the order they were stored."""

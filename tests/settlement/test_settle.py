@@ -1,10 +1,16 @@
 """Settling end to end: what agents were charged reaches the vendors, exactly."""
 
-from apps.payments.models import Settlement
-from devnet.offers import ATLAS, LEXICON
-from tests.settlement.conftest import Recon
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
 
-BOND = 50_000_000
+from django.db import connection
+from django.utils import timezone
+
+from apps.payments.models import Channel, Settlement, SettlementItem
+from apps.settlement.tasks import settle_channels
+from devnet.offers import ATLAS, LEXICON
+from tests.settlement.conftest import BOND, Recon
 
 
 def test_two_agents_and_two_vendors_are_settled_exactly(recon: Recon) -> None:
@@ -44,3 +50,114 @@ def test_two_agents_and_two_vendors_are_settled_exactly(recon: Recon) -> None:
         assert recon.channel(payer).in_flight_id is None
     paid_rows = Settlement.objects.values_list("paid_atomic", "planned_atomic")
     assert all(paid == planned for paid, planned in paid_rows)
+
+
+def test_later_charges_are_paid_on_top_of_what_is_settled(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    before = recon.chain.vendor_balance(LEXICON)
+    recon.deliver(payer.pay(1_000))
+    recon.settle()
+    recon.rest()
+    recon.deliver(payer.pay(250), payer.pay(300))
+    assert recon.statuses(payer) == ["SETTLED", "PENDING", "PENDING"]
+
+    recon.settle()
+    recon.rest()
+
+    assert recon.statuses(payer) == ["SETTLED", "SETTLED", "SETTLED"]
+    assert recon.chain.vendor_balance(LEXICON) - before == 1_550
+    assert list(SettlementItem.objects.order_by("id").values_list("paid_atomic", flat=True)) == [1_000, 550]
+
+
+def test_a_voucher_above_the_charges_pays_the_charges_only(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(5_000, charged=1_200), payer.pay(9_000, charged=0))
+
+    recon.settle()
+    recon.rest()
+
+    channel = recon.channel(payer)
+    assert (channel.highest_cumulative_atomic, channel.charged_total_atomic) == (14_000, 1_200)
+    assert channel.settled_atomic == 1_200
+    assert recon.statuses(payer) == ["SETTLED", "VOID"]
+
+
+def test_channels_of_one_vendor_share_transactions_two_by_two(recon: Recon) -> None:
+    for payer in recon.payers(3, ATLAS):
+        recon.deliver(payer.pay(400))
+
+    recon.settle()
+    recon.rest()
+
+    rows = Settlement.objects.order_by("id").values_list("channel_count", "paid_atomic")
+    assert list(rows) == [(2, 800), (1, 400)]
+
+
+def test_one_bond_pays_two_vendors(recon: Recon) -> None:
+    agent = recon.chain.new_agent(bond_atomic=BOND)
+    recon.catch_up()
+    recon.deliver(recon.chain.payer(agent, LEXICON).pay(10))
+    recon.deliver(recon.chain.payer(agent, ATLAS).pay(20))
+
+    recon.settle()
+    recon.rest()
+
+    assert sorted(Settlement.objects.values_list("channel_count", "paid_atomic")) == [(1, 10), (1, 20)]
+    account = recon.chain.agent_account(agent)
+    assert account is not None
+    assert account.bond == BOND - 30 == recon.bond(agent)
+
+
+def test_small_amounts_wait_until_they_are_old(recon: Recon, settings) -> None:
+    settings.SETTLE_MINIMUM_ATOMIC = 1_000
+    small, enough = recon.payers(2, LEXICON)
+    recon.deliver(small.pay(999))
+    recon.deliver(enough.pay(1_000))
+
+    recon.settle()
+    recon.rest()
+    assert (recon.statuses(small), recon.statuses(enough)) == (["PENDING"], ["SETTLED"])
+    assert recon.settle() == []
+
+    waited = timezone.now() - timedelta(seconds=settings.SETTLE_MAX_AGE_S)
+    Channel.objects.filter(address=str(small.channel)).update(unsettled_since=waited)
+    recon.settle()
+    recon.rest()
+    assert recon.statuses(small) == ["SETTLED"]
+
+
+def test_a_second_run_finds_nothing_to_do(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+
+    assert len(recon.settle()) == 1
+    assert recon.settle() == []
+    recon.rest()
+    assert recon.settle() == []
+    assert recon.channel(payer).settled_atomic == 1_000
+
+
+def test_workers_at_once_claim_every_channel_once(recon: Recon) -> None:
+    payers = [*recon.payers(5, LEXICON), *recon.payers(5, ATLAS)]
+    before = recon.chain.vendor_balance(LEXICON) + recon.chain.vendor_balance(ATLAS)
+    for number, payer in enumerate(payers):
+        recon.deliver(payer.pay(1_000 + number))
+    start = Barrier(3)
+
+    def work() -> None:
+        start.wait()
+        try:
+            settle_channels()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        for future in [pool.submit(work) for _ in range(3)]:
+            future.result()
+    recon.rest()
+
+    items = SettlementItem.objects.values_list("channel", "paid_atomic")
+    assert sorted(items) == sorted((str(payer.channel), payer.served) for payer in payers)
+    assert set(recon.states()) == {"FINALIZED"}
+    after = recon.chain.vendor_balance(LEXICON) + recon.chain.vendor_balance(ATLAS)
+    assert after - before == sum(payer.served for payer in payers)

@@ -30,6 +30,7 @@ from devnet.processes import ManagedProcess
 from machpay.chain import tokens
 from machpay.chain.accounts import AgentAccount, Channel
 from machpay.chain.client import ChainClient
+from machpay.chain.instructions import deposit_bond
 from machpay.chain.network import Network
 from machpay.chain.transactions import Commitment
 from machpay.protocol.intents import PaymentIntent
@@ -103,19 +104,34 @@ class LocalChain:
 
     def new_agent(self, *, bond_atomic: int) -> SigningKey:
         """A fresh agent with SOL and a confirmed bond."""
-        name = f"agent-{next(self._names)}"
-        self.deposit(name, bond_atomic)
-        return self.keys.get(name)
+        (agent,) = self.new_agents(1, bond_atomic=bond_atomic)
+        return agent
 
-    def deposit(self, name: str, bond_atomic: int) -> None:
-        """Open the bond of the agent with this key name."""
+    def new_agents(self, count: int, *, bond_atomic: int) -> list[SigningKey]:
+        """Fresh agents with SOL and a confirmed bond each."""
+        names = [f"agent-{next(self._names)}" for _ in range(count)]
         bootstrap_chain(
             rpc_url=self.rpc_url,
             network=self.network,
             keys=self.keys,
-            agents=[name],
+            agents=names,
             bond_atomic=bond_atomic,
         )
+        return [self.keys.get(name) for name in names]
+
+    def top_up(self, agent: SigningKey, amount: int) -> None:
+        """Put `amount` more on the agent's bond, confirmed."""
+        authority, admin = self.keys.get("mint-authority"), self.keys.get("admin").keypair()
+        wallet = tokens.associated_token_address(agent.public, self.network.mint)
+        steps = [
+            tokens.mint_to(
+                mint=self.network.mint, destination=wallet, authority=authority.public, amount=amount
+            ),
+            deposit_bond(
+                self.network, agent=agent.public, source=wallet, amount=amount, payer=admin.pubkey()
+            ),
+        ]
+        self.call(lambda chain: chain.send_and_confirm(steps, admin, [authority.keypair(), agent.keypair()]))
 
     def gateway(self, offer: Offer) -> SigningKey:
         return self.keys.get(offer.gateway)
