@@ -76,6 +76,10 @@
   let waiting = [];
   let waitingCount = 0;
   let isPaused = false;
+  // For a moment after the server rendered the list, the stream may still bring what is already in it.
+  const SETTLING_MS = 2_000;
+  let loadedUpTo = 0;
+  let settledUntil = 0;
 
   function paymentRow(payment) {
     const row = paymentTemplate.cloneNode(true);
@@ -108,6 +112,7 @@
   function takePayment(payment) {
     // Staff pages watch the gateways' own topics, which carry the same payments with their parties.
     if (seesParties !== Boolean(payment.gateway) || payment.charged_atomic === "0") return;
+    if (Date.now() < settledUntil && Date.parse(payment.time) <= loadedUpTo) return;
     waiting.push(payment);
     waitingCount += 1;
     if (waiting.length > rowsMax) waiting = waiting.slice(-rowsMax);
@@ -143,7 +148,9 @@
   async function reload(name) {
     try {
       const response = await fetch(partsUrl + name, { credentials: "same-origin" });
-      if (response.ok) document.getElementById(name).innerHTML = await response.text();
+      if (!response.ok) return;
+      document.getElementById(name).innerHTML = await response.text();
+      if (name === "payments") startFromLoaded();
     } catch {
       // The next event or the next reconnection asks again.
     }
@@ -157,9 +164,14 @@
     }, delay));
   }
 
-  function reloadAll() {
+  function startFromLoaded() {
     waiting = [];
     waitingCount = 0;
+    loadedUpTo = Date.parse(document.querySelector("#payments tbody time")?.dateTime ?? 0) || 0;
+    settledUntil = Date.now() + SETTLING_MS;
+  }
+
+  function reloadAll() {
     for (const name of ["payments", "settlements", "gateways"]) reload(name);
   }
 
@@ -197,6 +209,9 @@
       heardAt = Date.now();
       attempts = 0;
       showConnection("live", "Live");
+      // Even if the stream goes on where it was, the server is asked what is true now.
+      if (wasLost) reloadAll();
+      wasLost = false;
     };
     source.onerror = () => {
       wasLost = true;
@@ -216,11 +231,9 @@
     source.close();
     const delay = RETRY_MS[Math.min(attempts, RETRY_MS.length - 1)];
     attempts += 1;
+    wasLost = true;
     showConnection("offline", "Offline, trying again…");
-    setTimeout(() => {
-      connect();
-      reloadAll();
-    }, delay);
+    setTimeout(connect, delay);
   }
 
   setInterval(() => {
