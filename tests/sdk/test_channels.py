@@ -119,8 +119,9 @@ def test_a_process_that_lost_its_state_starts_from_the_gateways_proof():
     after.too_low(sent.digest)
     assert after.correct(gateway.correction(), gateway.receipt, 0)
     assert after.totals == Totals(total=200_000, served=200_000, signed=200_000)
-    assert pay(after, gateway).intent.cumulative == 202_000
-    assert gateway.served == 201_000
+    # The refused payment had doubled the headroom from nothing to one price.
+    assert [pay(after, gateway).intent.cumulative for _ in range(3)] == [202_000, 203_000, 204_000]
+    assert gateway.served == after.served == 203_000
 
 
 def test_a_process_that_lost_its_state_starts_even_where_the_gateway_lost_its_receipts():
@@ -260,6 +261,64 @@ def test_a_second_live_process_is_recognised_and_its_receipts_count():
                 pytest.fail("no progress")
     assert gateway.served == 800 * PRICE
     assert gateway.highest <= gateway.served + 2 * MAX_PRICES * PRICE
+
+
+def shared_channel() -> Channel:
+    """A channel that has seen two vouchers of another process: somebody else pays with our key."""
+    channel = an_agent()
+    for cumulative in (10 * PRICE, 20 * PRICE):
+        assert channel.correct(Correction(cumulative, a_voucher(cumulative)), None, 0)
+    return channel
+
+
+def test_the_first_voucher_of_another_process_is_where_we_start_whatever_its_receipt_says():
+    channel = an_agent()
+    receipt = a_receipt(b"\x01" * 32, charged=1, served_total=100 * PRICE)
+    assert channel.correct(Correction(10 * PRICE, a_voucher(100 * PRICE)), receipt, 0)
+    assert channel.totals == Totals(total=10 * PRICE, served=10 * PRICE, signed=100 * PRICE)
+
+
+def test_a_receipt_for_another_process_counts_up_to_the_voucher_shown_with_it():
+    channel = shared_channel()
+    assert channel.totals == Totals(total=20 * PRICE, served=10 * PRICE, signed=20 * PRICE)
+    lie = a_receipt(b"\x01" * 32, charged=1, served_total=10**12)
+    assert channel.correct(Correction(30 * PRICE, a_voucher(40 * PRICE)), lie, 0)
+    assert channel.totals == Totals(total=30 * PRICE, served=40 * PRICE, signed=40 * PRICE)
+
+
+def test_a_receipt_for_another_process_counts_only_under_the_gateways_signature():
+    channel = shared_channel()
+    forged = a_receipt(b"\x01" * 32, charged=1, served_total=30 * PRICE, key=STRANGER)
+    assert channel.correct(Correction(30 * PRICE, a_voucher(30 * PRICE)), forged, 0)
+    assert channel.served == 10 * PRICE
+
+
+def test_with_another_process_a_receipts_total_is_followed_up_to_what_is_known_to_be_signed():
+    channel = shared_channel()
+    sent = sign(channel, PRICE)
+    channel.resolved(a_receipt(sent.digest, charged=PRICE, served_total=10**12))
+    assert sent.intent.cumulative == 21 * PRICE
+    assert channel.totals == Totals(21 * PRICE, 21 * PRICE, 21 * PRICE)
+
+
+def test_what_another_process_has_authorised_may_be_used_beyond_our_own_bound():
+    """Many processes with many payments in flight: the committed total is far above what is proven, but all
+    of it is signed already."""
+    channel = shared_channel()
+    assert channel.correct(Correction(90 * PRICE, a_voucher(100 * PRICE)), None, 0)
+    assert channel.served == 10 * PRICE
+    signed = [sign(channel, PRICE).intent.cumulative // PRICE for _ in range(12)]
+    assert signed == [*range(91, 101), 100, 100]
+    assert channel.signed == 100 * PRICE
+
+
+def test_a_payment_still_open_is_proven_by_its_own_receipt_only():
+    channel = an_agent()
+    first, second = sign(channel, PRICE), sign(channel, PRICE)
+    channel.resolved(a_receipt(second.digest, charged=PRICE, served_total=2 * PRICE))
+    assert channel.totals == Totals(total=2 * PRICE, served=PRICE, signed=2 * PRICE)
+    channel.resolved(a_receipt(first.digest, charged=PRICE, served_total=PRICE))
+    assert sign(channel, PRICE).intent.cumulative == 3 * PRICE
 
 
 def test_an_idle_process_catches_up_however_far_the_other_went():

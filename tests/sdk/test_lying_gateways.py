@@ -226,7 +226,7 @@ async def test_an_answer_without_a_word_about_money_is_looked_up(client, scripte
     scripted.bare = lambda arrived: web.Response(text="free now")
     response = await client.pay_and_call(scripted.url + "/x")
     assert (response.text, response.payment) == ("free now", None)
-    assert client._channel(GATEWAY.public).unresolved == PRICE
+    assert client._channel(GATEWAY.public).unresolved == 0
 
 
 async def test_a_lying_look_up_is_refused(client, scripted):

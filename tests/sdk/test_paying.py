@@ -206,6 +206,22 @@ async def test_while_the_bond_cannot_be_looked_up_the_same_bytes_are_sent_again(
     assert set(again) <= {first}
 
 
+async def test_a_gateway_that_cannot_take_payments_now_is_not_handed_higher_and_higher_totals(
+    client, gateway, net, upstream, monkeypatch
+):
+    monkeypatch.setattr("machpay.client.client.BUSY_RESENDS", 0)
+    net.down = True
+    for _ in range(3):
+        response = await client.pay_and_call(gateway.url + "/paid")
+        assert (response.status_code, response.payment, response.charged) == (503, None, 0)
+    channel = client._channel(gateway.settings.key.public)
+    assert (channel.signed, channel.unresolved) == (PRICE, 0)
+    net.down = False
+    assert (await client.pay_and_call(gateway.url + "/paid")).charged == PRICE
+    assert channel.signed == PRICE
+    assert len(upstream.seen) == 1
+
+
 async def test_a_gateway_of_another_network_is_refused_before_anything_is_signed(
     make_client, gateway, net, upstream
 ):

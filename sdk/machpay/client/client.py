@@ -299,10 +299,13 @@ class MachPayClient:
         except MalformedError as error:
             raise ReceiptError(error.detail, digest=order.digest, response=answer) from error
         if receipt is None:
-            # No word on money: the route became free, or something else than the gateway answered.
+            # No word on money: the gateway could not take payments now, the route became free, or something else
+            # than the gateway answered.
             self._offers.pop(call.route, None)
-            receipt = await self._receipt_of(call, order)
+            answered, receipt = await self._ask_outcome(call, order)
             if receipt is None:
+                if answered:
+                    channel.refused(order.digest)
                 return PaidResponse.of(answer, None)
         self._count(channel, receipt)
         return PaidResponse.of(
@@ -332,7 +335,7 @@ class MachPayClient:
         `headers` are those of an answer whose body broke off. Its receipt counts only if the gateway cannot
         be asked: it takes a charge back when the answer it was for does not get through.
         """
-        receipt = await self._receipt_of(call, order)
+        _answered, receipt = await self._ask_outcome(call, order)
         if receipt is None and headers is not None:
             with contextlib.suppress(MalformedError):
                 receipt = read_receipt(headers, order, None)
@@ -343,25 +346,25 @@ class MachPayClient:
             call.url, digest=order.digest, deadline=order.intent.deadline, detail=detail
         )
 
-    async def _receipt_of(self, call: Call, order: Order) -> SignedReceipt | None:
-        """Look a payment up, waiting a little while it is still in flight. None if nothing valid is to be
-        had."""
+    async def _ask_outcome(self, call: Call, order: Order) -> tuple[bool, SignedReceipt | None]:
+        """Look a payment up, waiting a little while it is still in flight: whether the gateway has given its
+        last word, and its valid receipt if it has one. Its last word without a receipt: it knows no such
+        payment."""
         for attempt in range(1, LOOK_UP_TRIES + 1):
             request = self._transport.build("GET", call.origin + LOOKUP_PREFIX + order.digest.hex())
             try:
                 lookup, receipt = decode_lookup((await self._transport.ask(request)).content)
                 if receipt is not None:
                     check_receipt(receipt, order)
-                    return receipt
                 if not lookup.in_flight:
-                    return None
+                    return True, receipt
             except GatewayUnreachableError:
                 pass
             except MalformedError as error:
                 logger.warning("looking payment %s up at %s: %s", order.digest.hex(), call.origin, error)
-                return None
+                return False, None
             await _pause(attempt + 2)
-        return None
+        return False, None
 
     def _refusal(self, call: Call, answer: httpx.Response) -> Refusal:
         try:
