@@ -1,0 +1,224 @@
+"""The gateway as a process: its command, a disk that is really full, `kill -9` under load."""
+
+import asyncio
+import contextlib
+import json
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from machpay.protocol import x402
+from machpay.protocol.keys import SigningKey
+from tests.gateway.conftest import eventually
+from tests.gateway.factories import PRICE, Payer, configuration
+from tests.gateway.network_standin import NetworkStandIn
+from tests.gateway.servers import Upstream
+
+KEY = SigningKey(b"g" * 32)
+
+
+class Process:
+    """`machpay-gateway run` and a client for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "gateway.toml"
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = ""
+        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        endpoint = self.folder / "data" / "endpoint.json"
+        endpoint.unlink(missing_ok=True)
+        with (self.folder / "output").open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-m",
+                    "machpay_gateway",
+                    "run",
+                    "--config",
+                    str(self.config),
+                    "--port",
+                    "0",
+                ),
+                stdout=output,
+                stderr=output,
+            )
+        await eventually(
+            endpoint.exists, "the gateway is ready: " + (self.folder / "output").read_text()[-2000:]
+        )
+        self.url = json.loads(endpoint.read_text())["url"]
+
+    async def end(self, number: int) -> int:
+        """Send a signal and wait; the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        code = await self._process.wait()
+        self._process = None
+        return code
+
+    async def pay(self, payer: Payer) -> tuple[int, str, int]:
+        """One payment: status (0: no answer), digest, what the receipt says was charged."""
+        intent = payer.intent()
+        try:
+            async with self.http.get(self.url + "/paid", headers=payer.headers(intent)) as answer:
+                await answer.read()
+                header = answer.headers.get(x402.RESPONSE_HEADER)
+                charged = int(x402.decode_response(header).amount) if header else 0
+                return answer.status, intent.digest.hex(), charged
+        except aiohttp.ClientError:
+            return 0, intent.digest.hex(), 0
+
+
+@pytest.fixture
+async def process(tmp_path: Path, upstream: Upstream, net: NetworkStandIn) -> AsyncIterator[Process]:
+    text = configuration(tmp_path, key=KEY, upstream_url=upstream.url, network_url=net.url)
+    (tmp_path / "gateway.toml").write_text(text)
+    process = Process(tmp_path)
+    await process.start()
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        await process.end(signal.SIGKILL)
+    await process.http.close()
+
+
+@contextlib.contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """No file of the process may grow any more: what a full disk does, by the kernel itself."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, hard))
+    yield
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+async def test_a_full_disk_stops_payments_and_nothing_else(process: Process, net: NetworkStandIn) -> None:
+    payer = Payer(KEY.public)
+    assert await process.pay(payer) == (200, await last(net, 1), PRICE)
+    with full_disk(process.pid):
+        status, first, charged = await process.pay(payer)
+        assert (status, charged) == (503, 0)
+        status, _, charged = await process.pay(payer)
+        assert (status, charged) == (503, 0)
+        async with process.http.get(process.url + "/free") as answer:
+            assert answer.status == 200
+        async with process.http.get(process.url + "/paid") as answer:
+            assert answer.status == 402
+        async with process.http.get(process.url + "/health") as answer:
+            assert answer.status == 503
+            assert (await answer.json())["components"]["log"]["status"] == "down"
+    payer.total = PRICE
+    results = []
+    for _ in range(100):
+        results.append(await process.pay(payer))
+        if results[-1][0] == 200:
+            break
+        payer.total = PRICE
+        await asyncio.sleep(0.1)
+    assert results[-1][0] == 200
+    await eventually(lambda: net.charged == 2 * PRICE, "both charges are delivered, and no other")
+    assert net.items[first]["status"] == "void"
+    assert await process.end(signal.SIGTERM) == 0
+
+
+async def last(net: NetworkStandIn, count: int) -> str:
+    await eventually(lambda: len(net.items) >= count, "delivered")
+    return list(net.items)[-1]
+
+
+async def test_killed_under_load_no_payment_is_lost_or_doubled(process: Process, net: NetworkStandIn) -> None:
+    served: dict[str, int] = {}
+    cut_off: set[str] = set()
+    payers = [Payer(KEY.public) for _ in range(8)]
+
+    async def load(payer: Payer, calls: int) -> None:
+        for _ in range(calls):
+            status, digest, charged = await process.pay(payer)
+            if status == 200:
+                served[digest] = charged
+            elif status == 0:
+                cut_off.add(digest)
+
+    for _ in range(3):
+        calls = [asyncio.create_task(load(payer, 40)) for payer in payers]
+        done = len(served)
+        await eventually(lambda d=done: len(served) > d + 60, "payments flow")
+        await process.end(signal.SIGKILL)
+        await asyncio.gather(*calls)
+        await process.start()
+    for payer in payers:
+        status, digest, charged = await process.pay(payer)
+        assert status == 200
+        served[digest] = charged
+    assert await process.end(signal.SIGTERM) == 0
+    stored = {digest: int(item["charged"]) for digest, item in net.items.items()}
+    # Whoever got an answer paid its price once, but for the last instant before a kill, which was free.
+    free = {digest for digest in served if stored.get(digest, 0) == 0}
+    assert len(free) <= 3 * len(payers)
+    assert all(stored[digest] == PRICE for digest in served if digest not in free)
+    # Whoever paid without an answer was cut off by the kill.
+    assert {digest for digest, charged in stored.items() if charged} - set(served) <= cut_off
+    # The gateway's numbers are consecutive and each arrived once.
+    assert sorted(item["seq"] for item in net.items.values()) == list(range(1, len(net.items) + 1))
+
+
+async def test_sigterm_ends_with_0_and_a_second_start_finds_everything(
+    process: Process, net: NetworkStandIn
+) -> None:
+    payer = Payer(KEY.public)
+    for _ in range(5):
+        assert (await process.pay(payer))[0] == 200
+    assert await process.end(signal.SIGTERM) == 0
+    assert net.charged == 5 * PRICE
+    assert not (process.folder / "data" / "endpoint.json").exists()
+    await process.start()
+    payer.total = 4 * PRICE
+    assert (await process.pay(payer))[0] == 402
+    assert (await process.pay(payer))[0] == 200
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "machpay_gateway", *arguments, "--config", str(folder / "gateway.toml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_wrong_configuration_exits_with_2_and_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(configuration(tmp_path, key=KEY).replace("port = 0", 'port = "x"'))
+    result = run(tmp_path, "run")
+    assert result.returncode == 2
+    assert "gateway.port" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_a_port_in_use_is_named(process: Process, tmp_path: Path) -> None:
+    port = process.url.rsplit(":", 1)[1]
+    result = await asyncio.to_thread(run, tmp_path, "run", "--port", port)
+    assert result.returncode == 2
+    assert f"127.0.0.1:{port}" in result.stderr
+
+
+async def test_a_log_in_use_is_named(process: Process, tmp_path: Path) -> None:
+    result = await asyncio.to_thread(run, tmp_path, "run", "--port", "0")
+    assert result.returncode == 2
+    assert "in use by another gateway" in result.stderr
+
+
+async def test_check_reports_every_part(process: Process, tmp_path: Path, upstream: Upstream) -> None:
+    result = await asyncio.to_thread(run, tmp_path, "check")
+    assert result.returncode == 1
+    lines = {line[5:].split(":")[0]: line[:4] for line in result.stdout.splitlines()}
+    assert lines["configuration"] == lines["data_dir"] == lines["upstream"] == "ok  "
+    # The stand-in has no /health and nothing answers at the RPC address.
+    assert lines["relayer"] == lines["receiver"] == lines["chain"] == "FAIL"
