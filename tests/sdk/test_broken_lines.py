@@ -70,7 +70,7 @@ async def test_a_slow_upstream_is_unresolved_until_it_answers(warm, relay, upstr
     digest = raised.value.digest
     lookup = await warm.look_up(relay.url, digest)
     assert (lookup.status, lookup.in_flight, lookup.receipt) == ("unknown", True, None)
-    channel = warm._channel(gateway.settings.key.public)
+    channel = warm._book.channel(gateway.settings.key.public)
     assert channel.unresolved == PRICE
     other = await warm.pay_and_call(relay.url + "/paid")
     assert other.payment.served_total == 2 * PRICE
@@ -97,7 +97,7 @@ async def test_a_payment_that_cannot_be_looked_up_now_is_unresolved_until_it_can
     relay.plan.extend(["cut after", *["cut before"] * 20])
     with pytest.raises(UnresolvedPaymentError) as raised:
         await warm.pay_and_call(relay.url + "/paid")
-    channel = warm._channel(gateway.settings.key.public)
+    channel = warm._book.channel(gateway.settings.key.public)
     assert channel.unresolved == PRICE
     relay.plan.clear()
     assert (await warm.look_up(relay.url, raised.value.digest)).status == "served"
@@ -107,7 +107,7 @@ async def test_a_payment_that_cannot_be_looked_up_now_is_unresolved_until_it_can
 async def test_a_connection_that_was_never_made_leaves_nothing_behind(make_client, relay, gateway):
     client = await make_client(resends=0)
     await client.pay_and_call(relay.url + "/paid")
-    channel = client._channel(gateway.settings.key.public)
+    channel = client._book.channel(gateway.settings.key.public)
     await relay.__aexit__()
     # The pooled connection is closed by now, or breaks with the first request; then none can be made.
     for _ in range(3):
@@ -123,7 +123,7 @@ async def test_a_cancelled_call_stays_counted(warm, relay, upstream, gateway):
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    channel = warm._channel(gateway.settings.key.public)
+    channel = warm._book.channel(gateway.settings.key.public)
     assert channel.unresolved == PRICE
     upstream.release.set()
     assert (await warm.pay_and_call(relay.url + "/paid")).payment.charged == PRICE

@@ -15,6 +15,7 @@ from machpay.client.errors import (
     PaymentRefusedError,
     PriceTooHighError,
     ReceiptError,
+    ResponseLostError,
 )
 from machpay.client.headroom import MAX_PRICES
 from machpay.protocol.keys import SigningKey
@@ -22,6 +23,7 @@ from machpay.protocol.receipts import Receipt
 from machpay.protocol.x402 import RESPONSE_HEADER, Correction, correction_json
 from tests.gateway.servers import serve
 from tests.sdk.model import AGENT, GATEWAY, NETWORK, STRANGER, a_receipt, a_voucher
+from tests.sdk.relay import Relay
 from tests.sdk.scripted import PRICE, Scripted, changed
 
 BOUND = (MAX_PRICES + 1) * PRICE
@@ -202,7 +204,7 @@ async def test_a_forged_receipt_is_reported_with_the_answer_and_proves_nothing(c
         await client.pay_and_call(scripted.url + "/x")
     assert raised.value.response.json() == {"served": True}
     assert raised.value.digest == scripted.paid[0].intent.digest
-    channel = client._channel(GATEWAY.public)
+    channel = client._book.channel(GATEWAY.public)
     assert (channel.served, channel.unresolved) == (0, PRICE)
 
 
@@ -226,7 +228,7 @@ async def test_an_answer_without_a_word_about_money_is_looked_up(client, scripte
     scripted.bare = lambda arrived: web.Response(text="free now")
     response = await client.pay_and_call(scripted.url + "/x")
     assert (response.text, response.payment) == ("free now", None)
-    assert client._channel(GATEWAY.public).unresolved == 0
+    assert client._book.channel(GATEWAY.public).unresolved == 0
 
 
 async def test_a_lying_look_up_is_refused(client, scripted):
@@ -235,6 +237,32 @@ async def test_a_lying_look_up_is_refused(client, scripted):
     scripted.receipts[digest] = Receipt(digest, 200, PRICE, PRICE, 0).sign(STRANGER)
     with pytest.raises(GatewayMismatchError, match="receipt"):
         await client.look_up(scripted.url, digest)
+
+
+async def test_a_refusal_after_a_copy_that_was_accepted_is_no_refusal(client, scripted):
+    """The first copy is served but its answer is lost; the second is refused for a reason that hides it."""
+    await client.pay_and_call(scripted.url + "/x")
+    async with Relay(scripted.url) as relay:
+        await client.pay_and_call(relay.url + "/x")
+        relay.plan.append("cut after")
+        scripted.refuse = lambda arrived: (
+            "intent_expired" if arrived.intent.digest in scripted.receipts else None
+        )
+        with pytest.raises(ResponseLostError) as raised:
+            await client.pay_and_call(relay.url + "/x")
+    assert raised.value.charged == PRICE
+    assert scripted.served == 3 * PRICE
+
+
+async def test_a_refusal_after_a_copy_that_never_arrived_is_a_refusal(client, scripted):
+    async with Relay(scripted.url) as relay:
+        await client.pay_and_call(relay.url + "/x")
+        relay.plan.append("cut before")
+        scripted.refuse = lambda arrived: "budget_exceeded"
+        with pytest.raises(PaymentRefusedError) as raised:
+            await client.pay_and_call(relay.url + "/x")
+    assert raised.value.code == "budget_exceeded"
+    assert client._book.channel(GATEWAY.public).unresolved == 0
 
 
 async def test_every_signature_has_a_nonce_of_its_own(client, scripted):

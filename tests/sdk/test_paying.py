@@ -209,12 +209,12 @@ async def test_while_the_bond_cannot_be_looked_up_the_same_bytes_are_sent_again(
 async def test_a_gateway_that_cannot_take_payments_now_is_not_handed_higher_and_higher_totals(
     client, gateway, net, upstream, monkeypatch
 ):
-    monkeypatch.setattr("machpay.client.client.BUSY_RESENDS", 0)
+    monkeypatch.setattr("machpay.client.exchange.BUSY_RESENDS", 0)
     net.down = True
     for _ in range(3):
         response = await client.pay_and_call(gateway.url + "/paid")
         assert (response.status_code, response.payment, response.charged) == (503, None, 0)
-    channel = client._channel(gateway.settings.key.public)
+    channel = client._book.channel(gateway.settings.key.public)
     assert (channel.signed, channel.unresolved) == (PRICE, 0)
     net.down = False
     assert (await client.pay_and_call(gateway.url + "/paid")).charged == PRICE

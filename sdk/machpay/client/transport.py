@@ -5,6 +5,7 @@ The distinction that matters: a request that surely never left, and one that may
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final, Self
 
 import httpx
@@ -36,8 +37,10 @@ class Transport:
         await self._http.__aenter__()
         return self
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.__aexit__(kind, error, trace)
 
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
         """A request with everything httpx adds to it; its target and body are final."""
