@@ -9,7 +9,7 @@ from apps.ledger.selectors import trial_balance
 @pytest.fixture(autouse=True)
 def books_balance(request):
     yield
-    if "db" in request.fixturenames or "transactional_db" in request.fixturenames:
+    if request.node.get_closest_marker("django_db"):
         assert_books_balance()
 
 

@@ -24,7 +24,7 @@ __all__ = ["local_chain"]
 @pytest.fixture(autouse=True)
 def books_balance(request):
     yield
-    if {"db", "transactional_db"} & set(request.fixturenames):
+    if request.node.get_closest_marker("django_db"):
         assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
 
 

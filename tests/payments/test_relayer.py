@@ -20,6 +20,7 @@ from tests.support.chain import LocalChain, Payer
 from tests.support.servers import Server
 
 USDC = 1_000_000
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(scope="module")
