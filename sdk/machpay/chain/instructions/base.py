@@ -1,0 +1,34 @@
+"""What every builder shares: Anchor's discriminator, account flags, and the two accounts that events need."""
+
+import hashlib
+from collections.abc import Sequence
+
+from solders.instruction import AccountMeta, Instruction
+from solders.pubkey import Pubkey
+
+from machpay.chain.network import Network
+
+
+def discriminator(name: str) -> bytes:
+    """Anchor's instruction discriminator: the first 8 bytes of sha256("global:<name>")."""
+    return hashlib.sha256(f"global:{name}".encode()).digest()[:8]
+
+
+def instruction(
+    network: Network,
+    name: str,
+    arguments: bytes,
+    accounts: list[AccountMeta],
+    remaining: Sequence[AccountMeta] = (),
+) -> Instruction:
+    """Named accounts end with the two that events need; accounts without a name follow them."""
+    events = [readonly(network.event_authority()), readonly(network.program_id)]
+    return Instruction(network.program_id, discriminator(name) + arguments, [*accounts, *events, *remaining])
+
+
+def readonly(address: Pubkey) -> AccountMeta:
+    return AccountMeta(address, False, False)
+
+
+def writable(address: Pubkey) -> AccountMeta:
+    return AccountMeta(address, False, True)
