@@ -20,6 +20,7 @@ from apps.settlement.services.outcome import Verdict
 from apps.settlement.services.settle import settle
 from apps.settlement.services.sync import sync_chain
 from devnet.offers import Offer
+from machpay.chain.instructions import ChannelSettlement, settle_cumulative
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.settlements import ResolvedPayment, to_item
 from tests.support.chain import SLOT_MS, LocalChain, Payer, chain_settings, local_chain
@@ -80,6 +81,23 @@ class Recon:
             vouchers=[],
         )
         assert [result.status for result in results] == ["accepted"] * len(payments)
+
+    def settle_elsewhere(self, payer: Payer, payment: ResolvedPayment, *, up_to: int) -> None:
+        """A settlement built and sent without recon, by somebody who holds the relayer's key; confirmed."""
+        relayer = self.chain.keys.get("relayer").keypair()
+        vendor = self.chain.call(lambda client: client.vendor(payer.vendor))
+        assert vendor is not None
+        item = ChannelSettlement(
+            payer.agent.public, payer.gateway.public, payment.voucher, up_to, create=True
+        )
+        steps = settle_cumulative(
+            self.chain.network,
+            relayer=relayer.pubkey(),
+            vendor=payer.vendor,
+            payout=vendor.payout,
+            channels=[item],
+        )
+        self.chain.call(lambda client: client.send_and_confirm(steps, relayer))
 
     def rest(self) -> None:
         """Follow and sync until nothing is under way."""

@@ -1,0 +1,168 @@
+"""The tasks as beat runs them: what stops everybody is one line of log, and nothing moved."""
+
+from pathlib import Path
+
+import pytest
+from solders.hash import Hash
+from solders.pubkey import Pubkey
+from structlog.testing import capture_logs
+
+from apps.payments.models import Settlement
+from apps.payments.services import network as binding
+from apps.settlement.tasks import follow_transactions, mirror_chain, settle_channels
+from devnet.offers import LEXICON
+from devnet.services.ports import free_port
+from machpay.chain.network import Network
+from machpay.protocol.keys import SigningKey
+from machpay_site.celery import app
+from tests.settlement.conftest import BOND, Recon
+from tests.support.cable import Cable
+
+TASKS = {
+    "settlement.settle": settle_channels,
+    "settlement.follow": follow_transactions,
+    "settlement.sync_chain": mirror_chain,
+}
+
+
+def paused(task: str) -> tuple[str, str]:
+    """Run a task that must pause; returns the reason and the detail of its one line."""
+    with capture_logs() as lines:
+        TASKS[task]()
+    (line,) = [line for line in lines if line["log_level"] != "info"]
+    assert (line["event"], line["task"], line["log_level"]) == ("settlement_paused", task, "warning")
+    assert "exc_info" not in line
+    return line["reason"], line["detail"]
+
+
+def test_every_task_of_the_schedule_exists() -> None:
+    app.loader.import_default_modules()
+    scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
+    assert {name for name in scheduled if name.startswith("settlement.")} == set(TASKS)
+    assert scheduled <= set(app.tasks)
+
+
+def test_the_tasks_settle_and_follow(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+
+    settle_channels()
+    recon.chain.wait_until_final()
+    follow_transactions()
+    mirror_chain()
+
+    assert recon.states() == ["FINALIZED"]
+    assert recon.statuses(payer) == ["SETTLED"]
+    assert recon.liability(payer.agent) == 0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_chain_that_is_away_is_one_line(recon: Recon, settings, task: str) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+    settings.SOLANA_RPC_URL = f"http://127.0.0.1:{free_port()}"
+
+    reason, _detail = paused(task)
+
+    assert reason == "RpcUnavailable"
+    assert recon.states() == []
+    assert recon.liability(payer.agent) == 1_000
+
+
+def test_settling_goes_on_when_the_chain_is_back(recon: Recon, settings) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+    with Cable(recon.chain.rpc_url) as cable:
+        settings.SOLANA_RPC_URL = cable.url
+        settle_channels()
+        (stored,) = Settlement.objects.all()
+        cable.cut()
+        assert paused("settlement.follow")[0] == "RpcUnavailable"
+        assert paused("settlement.settle")[0] == "RpcUnavailable"
+        cable.mend()
+        recon.rest()
+    (ended,) = Settlement.objects.all()
+    assert (ended.id, ended.state, ended.paid_atomic) == (stored.id, "FINALIZED", 1_000)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("part", ["domain", "program_id", "mint"])
+def test_a_database_of_another_network_is_left_alone(
+    transactional_db, chain_settings, task: str, part: str
+) -> None:
+    parts = {
+        "domain": chain_settings.network.domain,
+        "program_id": chain_settings.network.program_id,
+        "mint": chain_settings.network.mint,
+    }
+    parts[part] = Hash.new_unique() if part == "domain" else Pubkey.new_unique()
+    other = Network(**parts)
+    binding.bind(other)
+
+    reason, detail = paused(task)
+
+    assert reason == "NetworkMismatch"
+    assert f"{part} {parts[part]}" in detail
+    assert binding.bound_network() == other
+
+
+def test_a_fresh_database_is_bound_to_the_chain_it_is_first_used_with(
+    transactional_db, chain_settings
+) -> None:
+    mirror_chain()
+    assert binding.bound_network() == chain_settings.network
+
+
+@pytest.mark.parametrize("name", ["SOLANA_RPC_URL", "MACHPAY_PROGRAM_ID", "USDC_MINT"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_missing_setting_is_named(recon: Recon, settings, task: str, name: str) -> None:
+    setattr(settings, name, "")
+    assert paused(task) == ("SettlementPaused", f"{name} is not set")
+
+
+def test_an_address_that_is_none_is_named(recon: Recon, settings) -> None:
+    settings.USDC_MINT = "not-a-mint"
+    assert paused("settlement.settle") == ("SettlementPaused", "USDC_MINT is not an address: 'not-a-mint'")
+
+
+class TestRelayerKey:
+    """Without the relayer's key nothing is planned; following and mirroring go on."""
+
+    @pytest.fixture(autouse=True)
+    def owing(self, recon: Recon):
+        (payer,) = recon.payers(1, LEXICON)
+        recon.deliver(payer.pay(1_000))
+        yield
+        assert recon.states() == []
+        assert recon.channel(payer).in_flight_id is None
+        assert recon.bond(payer.agent) == BOND
+        mirror_chain()
+        follow_transactions()
+
+    def test_not_set(self, settings) -> None:
+        settings.RELAYER_KEYPAIR = ""
+        assert paused("settlement.settle") == ("SettlementPaused", "RELAYER_KEYPAIR is not set")
+
+    def test_no_such_file(self, settings, tmp_path: Path) -> None:
+        settings.RELAYER_KEYPAIR = str(tmp_path / "none.json")
+        reason, detail = paused("settlement.settle")
+        assert reason == "SettlementPaused"
+        assert detail.startswith(f"RELAYER_KEYPAIR ({tmp_path}/none.json) cannot be used: ")
+
+    def test_no_key_in_it(self, settings, tmp_path: Path) -> None:
+        path = tmp_path / "key.json"
+        path.write_text("[1, 2, 3]")
+        settings.RELAYER_KEYPAIR = str(path)
+        reason, detail = paused("settlement.settle")
+        assert reason == "SettlementPaused"
+        assert "a secret key has 32 or 64 bytes, not 3" in detail
+
+    def test_somebody_elses_key(self, recon: Recon, settings, tmp_path: Path) -> None:
+        stranger = SigningKey.generate()
+        stranger.save(tmp_path / "key.json")
+        settings.RELAYER_KEYPAIR = str(tmp_path / "key.json")
+        relayer = recon.chain.keys.get("relayer").pubkey
+        assert paused("settlement.settle") == (
+            "SettlementPaused",
+            f"the chain's relayer is {relayer}, RELAYER_KEYPAIR holds {stranger.pubkey}",
+        )
