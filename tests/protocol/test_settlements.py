@@ -60,7 +60,7 @@ def test_round_trip(intent, data):
     assert again.status == ("charged" if charged else "void")
 
 
-def test_the_six_fields_are_enough_and_mean_charged_in_full():
+def test_the_signed_intent_alone_is_enough_and_means_charged_in_full():
     document = wire(a_payment())
     minimal = {
         name: document[name]

@@ -33,8 +33,12 @@ MAX_BATCH_ITEMS: Final = 1000
 
 
 class SettlementItem(msgspec.Struct):
-    """The wire form of one resolved payment. The brief's six fields are the minimum; what is missing is
-    derived where it can be (`charged` = `amount`, `status` = charged)."""
+    """The wire form of one resolved payment.
+
+    The signed intent is the minimum: agent, amount, cumulative, nonce, deadline, request_hash and signature,
+    from which nothing can be left out. What is missing besides is derived: `status` is charged, `charged` the
+    amount.
+    """
 
     agent: str
     amount: str | int
@@ -85,7 +89,7 @@ class SettlementAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPayment:
-    """One item, typed. `receipt` is None only in the brief's minimal form."""
+    """One item, typed. `receipt` is None only in the minimal form."""
 
     agent: Pubkey
     gateway: Pubkey
