@@ -44,6 +44,8 @@ def logging_config(level: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": level.upper()},
         "loggers": {
+            # uvicorn set its own text format up before this process read its settings.
+            **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.error")},
             # One line per request to other services is noise at INFO; failures still show.
             **{
                 name: {"level": "WARNING"}

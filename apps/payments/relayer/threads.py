@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from apps.core.errors import DomainError
 
@@ -50,10 +50,8 @@ class Threads:
         return await loop.run_in_executor(self._database, work)
 
     async def close(self) -> None:
-        """Wait for the work that runs, then close every connection."""
-        self._verifiers.shutdown(wait=True)
-        for _ in range(DATABASE_THREADS):
-            self._database.submit(connection.close)
+        """Wait for the work that runs. The process ends after this, and the threads' connections with it."""
+        await asyncio.to_thread(self._verifiers.shutdown, wait=True)
         await asyncio.to_thread(self._database.shutdown, wait=True)
 
 
