@@ -11,7 +11,10 @@
   const SILENCE_MS = 40_000;
   const RETRY_MS = [1_000, 2_000, 5_000, 10_000];
   const RENDER_EVERY_MS = 150;
-  const GATEWAYS_EVERY_MS = 10_000;
+  // More rows than this at once and the list turns over as a whole: then once a second, and without highlights.
+  const CALM_ROWS = 4;
+  const BUSY_RENDER_MS = 1_000;
+  const SECTIONS_EVERY_MS = { settlements: 5_000, gateways: 10_000 };
   const SETTLEMENTS_AFTER_MS = 400;
 
   // --- Writing amounts and keys (the same rules as apps/console/templatetags/console.py) -----------------------
@@ -76,6 +79,7 @@
   let waiting = [];
   let waitingCount = 0;
   let isPaused = false;
+  let renderedAt = 0;
   // For a moment after the server rendered the list, the stream may still bring what is already in it.
   const SETTLING_MS = 2_000;
   let loadedUpTo = 0;
@@ -123,9 +127,13 @@
       pause.textContent = waitingCount ? `Resume (${grouped(waitingCount)} new)` : "Resume";
       return;
     }
-    if (!waiting.length || document.hidden) return;
+    const isBusy = waiting.length > CALM_ROWS;
+    if (!waiting.length || document.hidden || (isBusy && Date.now() - renderedAt < BUSY_RENDER_MS)) return;
+    renderedAt = Date.now();
     const body = document.querySelector("#payments tbody");
-    body.prepend(...waiting.reverse().map(paymentRow));
+    const rows = waiting.reverse().map(paymentRow);
+    if (!isBusy) for (const row of rows) row.className = "fresh";
+    body.prepend(...rows);
     while (body.rows.length > rowsMax) body.deleteRow(-1);
     document.getElementById("payments-empty")?.remove();
     waiting = [];
@@ -175,9 +183,11 @@
     for (const name of ["payments", "settlements", "gateways"]) reload(name);
   }
 
-  setInterval(() => {
-    if (!document.hidden) reloadSoon("gateways", 0);
-  }, GATEWAYS_EVERY_MS);
+  for (const [name, every] of Object.entries(SECTIONS_EVERY_MS)) {
+    setInterval(() => {
+      if (!document.hidden) reloadSoon(name, 0);
+    }, every);
+  }
 
   // --- The stream -----------------------------------------------------------------------------------------------
 
