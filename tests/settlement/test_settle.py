@@ -1,6 +1,7 @@
 """Settling end to end: what agents were charged reaches the vendors, exactly."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
 
@@ -8,6 +9,8 @@ from django.db import connection
 from django.utils import timezone
 
 from apps.payments.models import Channel, Settlement, SettlementItem
+from apps.settlement.services import settle as settle_module
+from apps.settlement.services.sync import sync_chain
 from apps.settlement.tasks import settle_channels
 from devnet.offers import ATLAS, LEXICON
 from tests.settlement.conftest import BOND, Recon
@@ -135,6 +138,26 @@ def test_a_second_run_finds_nothing_to_do(recon: Recon) -> None:
     recon.rest()
     assert recon.settle() == []
     assert recon.channel(payer).settled_atomic == 1_000
+
+
+def test_a_vendor_newer_than_the_snapshot_waits_and_holds_nobody_up(recon: Recon, monkeypatch) -> None:
+    (new,) = recon.payers(1, LEXICON)
+    (known,) = recon.payers(1, ATLAS)
+    for payer in (new, known):
+        recon.deliver(payer.pay(1_000))
+    snapshot, applied = recon.run(sync_chain)
+    vendors = {key: account for key, account in snapshot.vendors.items() if key != new.vendor}
+    behind = (replace(snapshot, vendors=vendors), applied)
+    monkeypatch.setattr(settle_module, "sync_chain", lambda _chain: behind)
+
+    recon.settle()
+    monkeypatch.undo()
+    recon.rest()
+    assert (recon.statuses(new), recon.statuses(known)) == (["PENDING"], ["SETTLED"])
+
+    recon.settle()
+    recon.rest()
+    assert recon.statuses(new) == ["SETTLED"]
 
 
 def test_workers_at_once_claim_every_channel_once(recon: Recon) -> None:

@@ -99,7 +99,9 @@ def _require_relayer(snapshot: Snapshot, relayer: Keypair) -> None:
 def _store_due(basis: _Basis, vendor: str | None) -> list[Outgoing]:
     """Claim, sign and store in one transaction; what it returns is committed."""
     with transaction.atomic():
-        due = claim_due_channels(policy=due_policy(), limit=CLAIM_CHANNELS, vendor=vendor)
+        claimed = claim_due_channels(policy=due_policy(), limit=CLAIM_CHANNELS, vendor=vendor)
+        # Intake may know a gateway that was registered after this snapshot; the next one has its vendor.
+        due = [each for each in claimed if Pubkey.from_string(each.vendor) in basis.snapshot.vendors]
         plans = plan(due, payable_bonds(channel.agent for channel in due))
         return [_store(basis, each) for each in plans]
 
