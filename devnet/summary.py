@@ -48,18 +48,13 @@ def summary_panel(traffic: dict[str, Any], figures: Figures, console_url: str) -
 def comparison_table(comparison: Comparison) -> Table:
     """Per vendor: the wallet on chain, the ledger, and the receipts that agents hold."""
     table = Table(
-        title=f"Chain against ledger at finalised slot {comparison.slot} (USDC)", box=box.SIMPLE_HEAD
+        title=f"Vendors' wallets and the vault at finalised slot {comparison.slot}, and the ledger (USDC)",
+        caption="* in this run: by the ledger, and by the receipts that agents hold",
+        box=box.SIMPLE_HEAD,
     )
-    for name in (
-        "vendor",
-        "on-chain balance",
-        "ledger settled",
-        "still unsettled",
-        "charged this run",
-        "receipts this run",
-        "",
-    ):
-        table.add_column(name, justify="left" if name in ("vendor", "") else "right")
+    for name in ("vendor", "on-chain", "ledger", "unsettled", "charged*", "receipts*", ""):
+        # Amounts never wrap: a sum that is cut off proves nothing.
+        table.add_column(name, justify="left" if name in ("vendor", "") else "right", no_wrap=True)
     for line in comparison.vendors:
         table.add_row(
             line.title,
