@@ -49,7 +49,14 @@ def logging_config(level: str) -> dict[str, Any]:
             # One line per request to other services is noise at INFO; failures still show.
             **{
                 name: {"level": "WARNING"}
-                for name in ("httpx", "httpx2", "httpcore", "uvicorn.access", "celery.app.trace")
+                for name in (
+                    "httpx",
+                    "httpx2",
+                    "httpcore",
+                    "uvicorn.access",
+                    "celery.app.trace",
+                    "celery.worker.strategy",
+                )
             },
         },
     }
