@@ -23,9 +23,11 @@ def test_the_reference_lists_every_error() -> None:
     assert documented == {code: (error.name, error.text) for code, error in PROGRAM_ERRORS.items()}
 
 
-def test_numbers_are_consecutive_from_0x100_and_sentences_distinct() -> None:
-    assert sorted(PROGRAM_ERRORS) == list(range(0x100, 0x100 + len(PROGRAM_ERRORS)))
-    assert len({error.text for error in PROGRAM_ERRORS.values()}) == len(PROGRAM_ERRORS)
+def test_numbers_ascend_from_0x100_and_names_and_sentences_are_distinct() -> None:
+    assert list(PROGRAM_ERRORS) == sorted(PROGRAM_ERRORS)
+    assert min(PROGRAM_ERRORS) == 0x100
+    for attribute in ("name", "text"):
+        assert len({getattr(error, attribute) for error in PROGRAM_ERRORS.values()}) == len(PROGRAM_ERRORS)
 
 
 def test_the_briefs_numbers_keep_their_names() -> None:

@@ -50,6 +50,15 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// A borsh option: 0, or 1 and the value.
+    pub fn option<T>(&mut self, read: fn(&mut Self) -> Result<T>) -> Result<Option<T>> {
+        if self.bool()? {
+            read(self).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// A borsh string's bytes: u32 length, then the bytes.
     pub fn bytes(&mut self) -> Result<&'a [u8]> {
         let length = u32::from_le_bytes(*self.chunk()?) as usize;

@@ -8,7 +8,9 @@ use crate::{
     error::{Error, Result},
     event,
     instructions::{
-        deposit_bond, initialize_bond, register_gateway, register_vendor, settle_cumulative, Call,
+        accept_admin, cancel_withdrawal, commit_batch, deposit_bond, initialize_bond,
+        register_gateway, register_vendor, request_withdrawal, revoke_gateway, set_config,
+        settle_cumulative, update_vendor, withdraw_bond, Call,
     },
 };
 
@@ -48,6 +50,14 @@ fn dispatch(call: &Call, accounts: &mut [AccountView]) -> Result {
         deposit_bond::DISCRIMINATOR => deposit_bond::process(call, accounts),
         register_vendor::DISCRIMINATOR => register_vendor::process(call, accounts),
         register_gateway::DISCRIMINATOR => register_gateway::process(call, accounts),
+        request_withdrawal::DISCRIMINATOR => request_withdrawal::process(call, accounts),
+        cancel_withdrawal::DISCRIMINATOR => cancel_withdrawal::process(call, accounts),
+        withdraw_bond::DISCRIMINATOR => withdraw_bond::process(call, accounts),
+        update_vendor::DISCRIMINATOR => update_vendor::process(call, accounts),
+        revoke_gateway::DISCRIMINATOR => revoke_gateway::process(call, accounts),
+        commit_batch::DISCRIMINATOR => commit_batch::process(call, accounts),
+        set_config::DISCRIMINATOR => set_config::process(call, accounts),
+        accept_admin::DISCRIMINATOR => accept_admin::process(call, accounts),
         initialize_bond::DISCRIMINATOR => initialize_bond::process(call, accounts),
         _ => Err(Error::UnknownInstruction),
     }

@@ -75,6 +75,15 @@ errors! {
     WrongAgent = 0x11c, "a channel belongs to another agent than the agent account beside it";
     ZeroAmount = 0x11d, "the amount is zero";
     ChannelMissing = 0x11e, "the channel does not exist and the instruction does not say to create it";
+    WithdrawalPending = 0x120, "a withdrawal is pending already";
+    NoWithdrawalPending = 0x121, "no withdrawal is pending";
+    WithdrawalLocked = 0x122, "the withdrawal's timelock has not passed";
+    NotAgentOrOwner = 0x123, "the signer is neither the agent nor its owner";
+    NotOwner = 0x124, "the signer is not the agent's owner";
+    NotAdmin = 0x125, "the signer is not the admin";
+    NotPendingAdmin = 0x126, "the signer is not the wallet proposed as admin";
+    GatewayRevoked = 0x127, "the gateway is revoked already";
+    EmptyBatch = 0x128, "a batch has at least one payment";
 }
 
 impl From<ProgramError> for Error {

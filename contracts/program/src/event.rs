@@ -14,6 +14,7 @@ use pinocchio::{
 
 use crate::{
     error::{Error, Result},
+    hash,
     instructions::Call,
     pda,
 };
@@ -30,6 +31,12 @@ pub mod discriminator {
     pub const CHANNEL_OPENED: [u8; 8] = [0xfd, 0xd5, 0xff, 0x60, 0x1f, 0xbc, 0x2f, 0xaa];
     pub const SETTLED: [u8; 8] = [0xe8, 0xd2, 0x28, 0x11, 0x8e, 0x7c, 0x91, 0xee];
     pub const SHORTFALL: [u8; 8] = [0x66, 0x53, 0x73, 0xc3, 0x05, 0x93, 0xfb, 0x5d];
+    pub const WITHDRAWAL_REQUESTED: [u8; 8] = [0x4b, 0xcf, 0x15, 0x0c, 0xa0, 0x66, 0x96, 0x37];
+    pub const WITHDRAWAL_CANCELLED: [u8; 8] = [0x77, 0xaf, 0xcf, 0x50, 0xba, 0xed, 0xe5, 0x09];
+    pub const WITHDRAWN: [u8; 8] = [0x14, 0x59, 0xdf, 0xc6, 0xc2, 0x7c, 0xdb, 0x0d];
+    pub const VENDOR_UPDATED: [u8; 8] = [0xdd, 0xc6, 0x84, 0xeb, 0x41, 0xad, 0xaf, 0x22];
+    pub const GATEWAY_REVOKED: [u8; 8] = [0x14, 0xf6, 0x4e, 0x63, 0xf7, 0xd9, 0x8a, 0xf9];
+    pub const BATCH_SETTLED: [u8; 8] = [0xee, 0x0e, 0xbb, 0xc0, 0x7f, 0x5f, 0x68, 0x09];
 }
 
 /// The two accounts at the end of every instruction, and the bump to sign with.
@@ -121,6 +128,12 @@ impl<const N: usize> Event<N> {
     }
 
     #[inline(always)]
+    pub fn hash(&mut self, value: &[u8; 32]) -> &mut Self {
+        self.put(value);
+        self
+    }
+
+    #[inline(always)]
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.put(&value.to_le_bytes());
         self
@@ -202,25 +215,10 @@ pub fn receive(call: &Call, accounts: &[AccountView]) -> Result {
 /// sha256(seed || bump || program || "ProgramDerivedAddress"), as the runtime derives addresses.
 fn derived(bump: u8, program_id: &Address) -> Address {
     let bump = [bump];
-    let parts: [&[u8]; 4] = [
+    Address::new_from_array(hash::sha256(&[
         pda::EVENT_AUTHORITY_SEED,
         &bump,
         program_id.as_array(),
         b"ProgramDerivedAddress",
-    ];
-    #[cfg(any(target_os = "solana", target_arch = "bpf"))]
-    {
-        let mut hash = [0u8; 32];
-        // SAFETY: a slice of slices has the layout the syscall reads, pointer and length pairs; the result has 32 bytes.
-        unsafe {
-            pinocchio::syscalls::sol_sha256(
-                parts.as_ptr() as *const u8,
-                parts.len() as u64,
-                hash.as_mut_ptr(),
-            );
-        }
-        Address::new_from_array(hash)
-    }
-    #[cfg(not(any(target_os = "solana", target_arch = "bpf")))]
-    unreachable!("events are recorded by the runtime: {parts:?}")
+    ]))
 }

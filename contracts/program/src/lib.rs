@@ -2,9 +2,8 @@
 //!
 //! An agent's bond lives in one vault shared by everybody; its AgentAccount says how much of the vault is its own. A
 //! voucher (60 bytes the agent signed) raises what a channel, the pair of agent and gateway, has authorised in total;
-//! `settle_cumulative` pays the difference to what was settled before. Money leaves a bond here only through a
-//! settlement that the relayer signs; the slow ways out (claims, withdrawals, slashing) have their fields in the
-//! accounts already and come as instructions of their own.
+//! `settle_cumulative` pays the difference to what was settled before. Money leaves a bond at two speeds: at once where
+//! the relayer signs, and otherwise only after a delay in which everybody can see it coming (claims, withdrawals).
 //!
 //! Layout: `entrypoint` dispatches, `instructions` holds one file per instruction in the order accounts, guards,
 //! checked arithmetic, state, transfer, event; `state` holds one file per account kind with its byte offsets;
@@ -12,10 +11,12 @@
 #![cfg_attr(any(target_os = "solana", target_arch = "bpf"), no_std)]
 
 pub mod args;
+pub mod config;
 pub mod ed25519;
 pub mod entrypoint;
 pub mod error;
 pub mod event;
+pub mod hash;
 pub mod instructions;
 pub mod pda;
 pub mod state;

@@ -14,6 +14,7 @@ pub const AGENT_SEED: &[u8] = b"agent";
 pub const VENDOR_SEED: &[u8] = b"vendor";
 pub const GATEWAY_SEED: &[u8] = b"gateway";
 pub const CHANNEL_SEED: &[u8] = b"channel";
+pub const BATCH_SEED: &[u8] = b"batch";
 /// Anchor's seed for the address that signs events.
 pub const EVENT_AUTHORITY_SEED: &[u8] = b"__event_authority";
 

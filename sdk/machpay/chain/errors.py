@@ -99,6 +99,15 @@ PROGRAM_ERRORS: Final[dict[int, ErrorText]] = {
     0x11E: ErrorText(
         "ChannelMissing", "the channel does not exist and the instruction does not say to create it"
     ),
+    0x120: ErrorText("WithdrawalPending", "a withdrawal is pending already"),
+    0x121: ErrorText("NoWithdrawalPending", "no withdrawal is pending"),
+    0x122: ErrorText("WithdrawalLocked", "the withdrawal's timelock has not passed"),
+    0x123: ErrorText("NotAgentOrOwner", "the signer is neither the agent nor its owner"),
+    0x124: ErrorText("NotOwner", "the signer is not the agent's owner"),
+    0x125: ErrorText("NotAdmin", "the signer is not the admin"),
+    0x126: ErrorText("NotPendingAdmin", "the signer is not the wallet proposed as admin"),
+    0x127: ErrorText("GatewayRevoked", "the gateway is revoked already"),
+    0x128: ErrorText("EmptyBatch", "a batch has at least one payment"),
 }
 
 

@@ -24,21 +24,15 @@ use pinocchio::{cpi::Seed, AccountView, Address};
 use super::{require_program, require_signer, Call};
 use crate::{
     args::Args,
+    config,
     error::{Error, Result},
-    event::{discriminator, Event, EventSink},
+    event::EventSink,
     pda::{self, NewAccount},
     state::{self, GlobalBond},
     token,
 };
 
 pub const DISCRIMINATOR: [u8; 8] = [0x87, 0xb6, 0xb7, 0x68, 0xa9, 0x26, 0x66, 0x93];
-
-/// Below a minute nobody could react to a claim or a withdrawal request.
-pub const TIMELOCK_MIN: i64 = 60;
-/// Thirty days: longer would hold funds hostage to a typing error.
-pub const TIMELOCK_MAX: i64 = 30 * 24 * 60 * 60;
-/// Half: more would reward slashing one's own agent over withdrawing.
-pub const REPORTER_BPS_MAX: u16 = 5_000;
 
 /// `BPFLoaderUpgradeab1e11111111111111111111111`
 const UPGRADEABLE_LOADER_ID: Address = Address::new_from_array([
@@ -80,25 +74,6 @@ impl Config {
         args.finish()?;
         Ok(config)
     }
-
-    fn check(&self) -> Result {
-        let nobody = Address::default();
-        let is_valid = self.admin != nobody
-            && self.relayer != nobody
-            && self.treasury != nobody
-            && self.domain != nobody
-            && self.min_bond > 0
-            && (TIMELOCK_MIN..=TIMELOCK_MAX).contains(&self.timelock)
-            && self.claim_delay > 0
-            && self.claim_delay <= self.timelock >> 1
-            && (self.agent_bond_cap == 0 || self.agent_bond_cap >= self.min_bond)
-            && self.reporter_bps <= REPORTER_BPS_MAX;
-        if is_valid {
-            Ok(())
-        } else {
-            Err(Error::InvalidConfig)
-        }
-    }
 }
 
 #[inline(never)]
@@ -109,7 +84,7 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     else {
         return Err(Error::WrongAccountCount);
     };
-    let config = Config::parse(call.data)?;
+    let given = Config::parse(call.data)?;
 
     require_signer(payer)?;
     require_signer(authority)?;
@@ -129,50 +104,30 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     )?;
     let event_authority_bump =
         pda::expect(event_authority, &[pda::EVENT_AUTHORITY_SEED], program_id)?;
-    config.check()?;
 
     create_bond(program_id, payer, global_bond, mint.address(), bump)?;
     create_vault(payer, vault, mint.address(), vault_bump)?;
     token::initialize_account(vault, mint, global_bond.address())?;
     let mut bond = state::initialize::<GlobalBond>(global_bond, bump)?;
     bond.decimals = decimals;
-    bond.allow_list = config.allow_list as u8;
+    bond.allow_list = given.allow_list as u8;
     bond.vault_bump = vault_bump;
     bond.event_authority_bump = event_authority_bump;
-    bond.reporter_bps.set(config.reporter_bps);
+    bond.reporter_bps.set(given.reporter_bps);
     bond.mint = mint.address().clone();
     bond.vault = vault.address().clone();
-    bond.admin = config.admin.clone();
-    bond.relayer = config.relayer.clone();
-    bond.treasury = config.treasury.clone();
-    bond.domain = config.domain.clone();
-    bond.min_bond.set(config.min_bond);
-    bond.timelock.set(config.timelock);
-    bond.claim_delay.set(config.claim_delay);
-    bond.agent_bond_cap.set(config.agent_bond_cap);
+    bond.admin = given.admin.clone();
+    bond.relayer = given.relayer.clone();
+    bond.treasury = given.treasury.clone();
+    bond.domain = given.domain.clone();
+    bond.min_bond.set(given.min_bond);
+    bond.timelock.set(given.timelock);
+    bond.claim_delay.set(given.claim_delay);
+    bond.agent_bond_cap.set(given.agent_bond_cap);
+    config::check(&bond)?;
 
     let sink = EventSink::new(event_authority, program, program_id, event_authority_bump)?;
-    config_changed(&sink, &bond)
-}
-
-/// Event ConfigChanged: the whole configuration as it is from now on.
-#[inline(never)]
-fn config_changed(sink: &EventSink, bond: &GlobalBond) -> Result {
-    let mut event = Event::<220>::new(discriminator::CONFIG_CHANGED);
-    event
-        .address(&bond.mint)
-        .address(&bond.admin)
-        .address(&bond.pending_admin)
-        .address(&bond.relayer)
-        .address(&bond.treasury)
-        .u64(bond.min_bond.get())
-        .i64(bond.timelock.get())
-        .i64(bond.claim_delay.get())
-        .u64(bond.agent_bond_cap.get())
-        .u16(bond.reporter_bps.get())
-        .bool(bond.deposits_paused != 0)
-        .bool(bond.allow_list != 0);
-    sink.emit(event.as_bytes())
+    config::record(&sink, &bond)
 }
 
 #[inline(always)]

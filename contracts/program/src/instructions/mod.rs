@@ -4,11 +4,19 @@
 //! instruction from the IDL. Accounts are given in the order of each file's table; signers and owners are checked here,
 //! write permission by the runtime, which refuses any change to an account passed read-only.
 
+pub mod accept_admin;
+pub mod cancel_withdrawal;
+pub mod commit_batch;
 pub mod deposit_bond;
 pub mod initialize_bond;
 pub mod register_gateway;
 pub mod register_vendor;
+pub mod request_withdrawal;
+pub mod revoke_gateway;
+pub mod set_config;
 pub mod settle_cumulative;
+pub mod update_vendor;
+pub mod withdraw_bond;
 
 use pinocchio::{AccountView, Address};
 

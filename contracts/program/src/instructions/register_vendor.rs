@@ -47,9 +47,7 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     require_program(system_program, &pinocchio_system::ID)?;
     let bond = state::load::<GlobalBond>(global_bond, program_id)?;
     require_payout(payout, global_bond, &bond)?;
-    if metadata_uri.len() > METADATA_URI_LENGTH_MAX || core::str::from_utf8(metadata_uri).is_err() {
-        return Err(Error::MetadataTooLong);
-    }
+    require_uri(metadata_uri)?;
     let seeds: [&[u8]; 2] = [pda::VENDOR_SEED, authority.address().as_array()];
     let bump = pda::expect(vendor_account, &seeds, program_id)?;
 
@@ -93,10 +91,23 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
 
 /// A live token account of the mint that GlobalBond does not control: paying the vault from the vault would turn bonds
 /// into a surplus nobody owns.
-fn require_payout(payout: &AccountView, global_bond: &AccountView, bond: &GlobalBond) -> Result {
+pub(super) fn require_payout(
+    payout: &AccountView,
+    global_bond: &AccountView,
+    bond: &GlobalBond,
+) -> Result {
     if token::is_live(payout, &bond.mint) && !token::owner_is(payout, global_bond.address())? {
         Ok(())
     } else {
         Err(Error::InvalidPayoutAccount)
+    }
+}
+
+/// Text that fits the account.
+pub(super) fn require_uri(metadata_uri: &[u8]) -> Result {
+    if metadata_uri.len() <= METADATA_URI_LENGTH_MAX && core::str::from_utf8(metadata_uri).is_ok() {
+        Ok(())
+    } else {
+        Err(Error::MetadataTooLong)
     }
 }

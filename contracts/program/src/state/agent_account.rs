@@ -67,6 +67,11 @@ unsafe impl Layout for AgentAccount {
 }
 
 impl AgentAccount {
+    /// `key` may ask for a withdrawal and execute it: the agent key or the owner.
+    pub fn is_controlled_by(&self, key: &Address) -> bool {
+        self.agent == *key || self.owner == *key
+    }
+
     pub fn is_slashed(&self) -> bool {
         self.slashed != 0
     }

@@ -1,6 +1,4 @@
 //! Batch `["batch", mint, sequence]`: the Merkle root over every payment of one stretch of time.
-//!
-//! Written by `commit_batch`, which comes later; the layout is final so that readers can be.
 
 use core::mem::{offset_of, size_of};
 

@@ -6,29 +6,48 @@ One module per subject; this package is the public import path.
 """
 
 from machpay.chain.instructions.base import discriminator
+from machpay.chain.instructions.batches import ROOT_LENGTH, commit_batch
 from machpay.chain.instructions.bonds import (
     UPGRADEABLE_LOADER_ID,
     BondConfig,
     deposit_bond,
     initialize_bond,
 )
-from machpay.chain.instructions.registry import METADATA_URI_LENGTH_MAX, register_gateway, register_vendor
+from machpay.chain.instructions.config import ConfigChange, accept_admin, set_config
+from machpay.chain.instructions.registry import (
+    METADATA_URI_LENGTH_MAX,
+    register_gateway,
+    register_vendor,
+    revoke_gateway,
+    update_vendor,
+)
 from machpay.chain.instructions.settlement import (
     CHANNELS_PER_INSTRUCTION_MAX,
     ChannelSettlement,
     settle_cumulative,
 )
+from machpay.chain.instructions.withdrawals import cancel_withdrawal, request_withdrawal, withdraw_bond
 
 __all__ = [
     "CHANNELS_PER_INSTRUCTION_MAX",
     "METADATA_URI_LENGTH_MAX",
+    "ROOT_LENGTH",
     "UPGRADEABLE_LOADER_ID",
     "BondConfig",
     "ChannelSettlement",
+    "ConfigChange",
+    "accept_admin",
+    "cancel_withdrawal",
+    "commit_batch",
     "deposit_bond",
     "discriminator",
     "initialize_bond",
     "register_gateway",
     "register_vendor",
+    "request_withdrawal",
+    "revoke_gateway",
+    "set_config",
     "settle_cumulative",
+    "update_vendor",
+    "withdraw_bond",
 ]

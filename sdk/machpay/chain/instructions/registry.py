@@ -23,9 +23,6 @@ def register_vendor(
     payer: Pubkey | None = None,
 ) -> Instruction:
     """Register the vendor `authority`, paid into the token account `payout`. Signers: authority, payer."""
-    uri = metadata_uri.encode()
-    if len(uri) > METADATA_URI_LENGTH_MAX:
-        raise ValueError(f"metadata_uri is longer than {METADATA_URI_LENGTH_MAX} bytes")
     accounts = [
         writable(network.vendor_account(authority)),
         AccountMeta(authority, True, False),
@@ -34,7 +31,20 @@ def register_vendor(
         readonly(payout),
         readonly(SYSTEM_PROGRAM_ID),
     ]
-    return instruction(network, "register_vendor", struct.pack("<QI", price, len(uri)) + uri, accounts)
+    return instruction(network, "register_vendor", _description(price, metadata_uri), accounts)
+
+
+def update_vendor(
+    network: Network, *, authority: Pubkey, payout: Pubkey, price: int, metadata_uri: str
+) -> Instruction:
+    """Replace payout account, price and metadata URI of the vendor `authority`. Signer: authority."""
+    accounts = [
+        writable(network.vendor_account(authority)),
+        AccountMeta(authority, True, False),
+        readonly(network.bond()),
+        readonly(payout),
+    ]
+    return instruction(network, "update_vendor", _description(price, metadata_uri), accounts)
 
 
 def register_gateway(
@@ -50,3 +60,17 @@ def register_gateway(
         readonly(SYSTEM_PROGRAM_ID),
     ]
     return instruction(network, "register_gateway", b"", accounts)
+
+
+def revoke_gateway(network: Network, *, gateway: Pubkey, authority: Pubkey) -> Instruction:
+    """Revoke `gateway` for ever; its channels keep paying the same vendor. Signer: the vendor, `authority`."""
+    accounts = [writable(network.gateway_account(gateway)), AccountMeta(authority, True, False)]
+    return instruction(network, "revoke_gateway", b"", accounts)
+
+
+def _description(price: int, metadata_uri: str) -> bytes:
+    """A vendor's price, and its URI as borsh writes a string."""
+    uri = metadata_uri.encode()
+    if len(uri) > METADATA_URI_LENGTH_MAX:
+        raise ValueError(f"metadata_uri is longer than {METADATA_URI_LENGTH_MAX} bytes")
+    return struct.pack("<QI", price, len(uri)) + uri
