@@ -51,6 +51,7 @@ def comparison_table(comparison: Comparison) -> Table:
         title=f"Vendors' wallets and the vault at finalised slot {comparison.slot}, and the ledger (USDC)",
         caption="* in this run: by the ledger, and by the receipts that agents hold",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for name in ("vendor", "on-chain", "ledger", "unsettled", "charged*", "receipts*", ""):
         # Amounts never wrap: a sum that is cut off proves nothing.
