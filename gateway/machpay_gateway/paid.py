@@ -171,14 +171,12 @@ class PaidExchanges:
         credit = self._solvency.credit(attempt.agent)
         decision = decide(attempt, offer, self._payments.standing(attempt, credit), time.time())
         if isinstance(decision, LookUp) or self._is_stale_refusal(decision, credit):
-            fresh = await self._solvency.look_up(attempt.agent)
-            if fresh is None and credit is None:
+            known = await self._solvency.look_up(attempt.agent) or self._solvency.credit(attempt.agent)
+            if known is None:
                 raise RequestError(
                     503, "solvency_unknown", "the agent's bond cannot be looked up now", (_RETRY_AFTER,)
                 )
-            decision = admit(
-                attempt.intent.cumulative, price, self._payments.standing(attempt, fresh or credit)
-            )
+            decision = admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
         if isinstance(decision, Forward):
             return self._payments.accept(attempt, decision.price)
         if isinstance(decision, Reject):

@@ -89,12 +89,13 @@ class Payments:
 
     def standing(self, attempt: Attempt, credit: Credit | None) -> Standing:
         """The agent's standing for `decide`, as it is now."""
-        channel = self.book.channels.get(attempt.agent)
+        channel, guard, intent = self.book.channels.get(attempt.agent), self.book.guard, attempt.intent
         return Standing(
             highest=0 if channel is None else channel.highest,
             served=0 if channel is None else channel.served,
             reserved=0 if channel is None else channel.reserved,
-            nonce_seen=self.book.guard.has(attempt.agent, attempt.intent.nonce),
+            # Behind the floor nobody remembers any more: possible only if the clock stepped back.
+            nonce_seen=intent.deadline <= guard.floor or guard.has(attempt.agent, intent.nonce),
             credit=credit,
             cap=self._cap,
         )

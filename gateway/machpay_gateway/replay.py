@@ -1,14 +1,18 @@
 """The replay guard: which nonces this gateway has accepted and could be offered again.
 
 A nonce is forgotten once its deadline plus the allowed clock skew has passed; `floor` remembers how far forgetting
-has come, so that a clock that steps back cannot make a forgotten nonce acceptable.
+has come, so that a clock that steps back cannot make a forgotten nonce acceptable. A step of more than the longest lifetime
+means that the clock was far ahead before: refusing everybody until it gets there again would only stop the gateway.
 """
 
+import logging
 from uuid import UUID
 
 from solders.pubkey import Pubkey
 
-from machpay.protocol.nonces import CLOCK_SKEW_S
+from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S
+
+logger = logging.getLogger(__name__)
 
 
 class ReplayGuard:
@@ -32,6 +36,9 @@ class ReplayGuard:
     def prune(self, now: int) -> None:
         """Forget what can no longer be replayed at `now` (unix seconds)."""
         floor = now - CLOCK_SKEW_S
+        if self.floor > now + MAX_LIFETIME_S:
+            logger.warning("the clock stepped back by %d s: it was ahead before", self.floor - floor)
+            self.floor = floor
         if floor <= self.floor:
             return
         self.floor = floor

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from machpay_gateway.app import GatewayApp
 from machpay_gateway.book import Book
 from machpay_gateway.delivery import Delivery
+from machpay_gateway.errors import LogUnavailable
 from machpay_gateway.events import Events
 from machpay_gateway.free import FreeExchanges
 from machpay_gateway.heartbeat import Heartbeat
@@ -28,6 +29,7 @@ from machpay_gateway.upstream import Upstream
 
 LAST_DELIVERY_S: Final = 5.0
 """How long a stopping gateway tries to hand over what is left; the log keeps the rest."""
+LAST_EVENTS_S: Final = 1.0
 PRUNE_S: Final = 5.0
 
 logger = logging.getLogger(__name__)
@@ -102,11 +104,13 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._solvency.close()
-        if self.journal.failure is None:
+        try:
             # The last answers' `sent` records must be durable before their payments may be delivered.
             await self.journal.durable()
             await self._delivery.drain(LAST_DELIVERY_S)
-        await self._events.drain(1.0)
+        except LogUnavailable as error:
+            logger.error("stopping with a log that cannot be written: %s", error)
+        await self._events.drain(LAST_EVENTS_S)
         await self._stack.aclose()
 
     def health(self) -> tuple[str, dict[str, dict[str, Any]]]:

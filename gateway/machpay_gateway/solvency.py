@@ -28,7 +28,10 @@ from machpay_gateway.settings import Settings
 
 MAX_AGENTS: Final = 50_000
 MAX_LOOK_UPS: Final = 32
-"""Look-ups of unknown agents at the same time; more wait their turn within their own time limit."""
+"""Look-ups at the same time; more wait their turn within their own time limit."""
+MAX_WAITING: Final = 256
+"""Agents being looked up or waiting for it; for more the answer is "unknown" at once, so that strangers with fresh keys
+cannot pile up work."""
 MAX_REFRESHES: Final = 8
 RECHECK_S: Final = 0.5
 """An agent that is refused for lack of bond is asked about again if the answer is older than this."""
@@ -75,7 +78,9 @@ class Solvency:
         """Ask the relayer now and wait a bounded time; None when there is no answer in time."""
         task = self._running.get(agent)
         if task is None:
-            task = asyncio.create_task(self._fetch(agent))
+            if len(self._running) >= MAX_WAITING:
+                return None
+            task = asyncio.create_task(self._look_up(agent))
             self._running[agent] = task
             task.add_done_callback(lambda _task: self._running.pop(agent, None))
         try:
@@ -102,11 +107,14 @@ class Solvency:
         for agent in queue:
             await self._fetch(agent)
 
+    async def _look_up(self, agent: Pubkey) -> Credit | None:
+        async with self._slots:
+            return await self._fetch(agent)
+
     async def _fetch(self, agent: Pubkey) -> Credit | None:
         target = f"/liability/{agent}?exclude_gateway={self._gateway}"
         try:
-            async with self._slots:
-                body = await self._peers.get(self._relayer_url, target)
+            body = await self._peers.get(self._relayer_url, target)
             credit = read_credit(body, agent, self._gateway, self._network)
         except (RelayerError, MalformedError) as error:
             if self.failure is None:

@@ -1,6 +1,7 @@
 """Small real servers for the gateway's tests: aiohttp applications and bare sockets on free loopback ports."""
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -74,6 +75,9 @@ class Upstream:
     async def _cached(self, request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "public, max-age=600", "PAYMENT-RESPONSE": "forged", "X-Own": "kept"}
         return web.Response(text="cached", headers=headers)
+
+    async def _gzip(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(b"compressed" * 100), headers={"Content-Encoding": "gzip"})
 
     async def _chunked(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()

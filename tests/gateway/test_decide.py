@@ -165,7 +165,7 @@ class TestAdmit:
         assert code(judge(credit=make_credit(remaining_today=PRICE - 1))) is RefusalCode.BUDGET_EXCEEDED
 
     def test_the_day_counts_what_the_relayer_was_not_told_yet(self) -> None:
-        standing = {"highest": 10 * PRICE, "served": 3 * PRICE, "reserved": PRICE}
+        standing: dict[str, Any] = {"highest": 10 * PRICE, "served": 3 * PRICE, "reserved": PRICE}
         told = make_credit(remaining_today=3 * PRICE, charged_total=2 * PRICE)
         assert judge(**standing, credit=told) == Forward(PRICE)
         short = make_credit(remaining_today=3 * PRICE - 1, charged_total=2 * PRICE)
@@ -197,7 +197,7 @@ class TestAdmit:
     def test_everything_with_a_claim_on_the_bond_is_subtracted_to_the_unit(
         self, field: str, owed: int
     ) -> None:
-        standing = {"highest": BOND, "served": BOND - PRICE - 200, "reserved": 100}
+        standing: dict[str, Any] = {"highest": BOND, "served": BOND - PRICE - 200, "reserved": 100}
         exact = make_credit(**{field: owed if field != "bond" else BOND + owed})
         over = make_credit(**{field: owed + 1 if field != "bond" else BOND + owed - 1})
         assert judge(intent={"cumulative": BOND}, **standing, credit=exact) == Forward(PRICE)
@@ -206,7 +206,11 @@ class TestAdmit:
         )
 
     def test_what_was_settled_no_longer_counts_against_the_bond(self) -> None:
-        standing = {"highest": 3 * BOND, "served": 2 * BOND, "credit": make_credit(settled=2 * BOND - 5)}
+        standing: dict[str, Any] = {
+            "highest": 3 * BOND,
+            "served": 2 * BOND,
+            "credit": make_credit(settled=2 * BOND - 5),
+        }
         assert judge(intent={"cumulative": 3 * BOND}, **standing) == Forward(PRICE)
 
     def test_a_watermark_ahead_of_the_charges_gives_no_extra_credit(self) -> None:
@@ -217,11 +221,11 @@ class TestAdmit:
         assert code(judge(credit=make_credit(bond=0))) is RefusalCode.INSUFFICIENT_BOND
 
     def test_unsettled_up_to_the_cap_is_accepted(self) -> None:
-        standing = {"highest": BOND, "served": 3 * PRICE, "reserved": PRICE}
+        standing: dict[str, Any] = {"highest": BOND, "served": 3 * PRICE, "reserved": PRICE}
         assert judge(**standing, cap=5 * PRICE) == Forward(PRICE)
 
     def test_unsettled_one_above_the_cap_is_refused(self) -> None:
-        standing = {"highest": BOND, "served": 3 * PRICE, "reserved": PRICE}
+        standing: dict[str, Any] = {"highest": BOND, "served": 3 * PRICE, "reserved": PRICE}
         assert code(judge(**standing, cap=5 * PRICE - 1)) is RefusalCode.INSUFFICIENT_BOND
 
     @given(

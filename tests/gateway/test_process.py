@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -153,8 +154,7 @@ async def test_killed_under_load_no_payment_is_lost_or_doubled(process: Process,
 
     for _ in range(3):
         calls = [asyncio.create_task(load(payer, 40)) for payer in payers]
-        done = len(served)
-        await eventually(lambda d=done: len(served) > d + 60, "payments flow")
+        await eventually(partial(lambda before: len(served) > before + 60, len(served)), "payments flow")
         await process.end(signal.SIGKILL)
         await asyncio.gather(*calls)
         await process.start()

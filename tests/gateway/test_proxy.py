@@ -1,6 +1,7 @@
 """The proxy over real sockets: the handshake, what is forwarded, what comes back."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Callable
 from typing import Any
@@ -229,6 +230,13 @@ class TestPaid:
         assert answer.headers["X-Own"] == "kept"
         assert len(answer.headers.getall(x402.RESPONSE_HEADER)) == 1
         assert answer.response.success is True
+
+    async def test_a_compressed_answer_arrives_as_it_was_sent(self, gateway: RunningGateway) -> None:
+        payer = gateway.payer()
+        target = "/paid?mode=gzip"
+        answer = await gateway.get(target, headers=payer.pay(target))
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(answer.body) == b"compressed" * 100
 
     async def test_created_keeps_its_location(self, gateway: RunningGateway) -> None:
         payer = gateway.payer()

@@ -144,6 +144,21 @@ async def test_a_look_up_that_takes_too_long_is_503_and_charges_nothing(
     await eventually_served(gateway, payer)
 
 
+async def test_strangers_cannot_pile_up_look_ups(
+    start_gateway: START, net: NetworkStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machpay_gateway.solvency.MAX_WAITING", 3)
+    gateway = await start_gateway(solvency="lookup_timeout_ms = 5000")
+    net.look_up_delay = asyncio.Event()
+    waiting = [asyncio.create_task(gateway.get("/paid", headers=gateway.payer().pay())) for _ in range(3)]
+    await eventually(lambda: len(net.look_ups) == 3, "three look-ups")
+    # The fourth is refused while the others still wait.
+    assert (await gateway.get("/paid", headers=gateway.payer().pay())).status == 503
+    assert len(net.look_ups) == 3
+    net.look_up_delay.set()
+    assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
+
+
 async def test_a_known_agent_is_served_while_the_relayer_is_away_and_a_new_one_is_not(
     gateway: RunningGateway, net: NetworkStandIn
 ) -> None:
