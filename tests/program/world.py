@@ -260,6 +260,36 @@ class World:
     def settle(self, vendor: Vendor, *items: build.ChannelSettlement) -> Done | Refused:
         return self.send(*self.settle_ixs(vendor, *items), signers=(self.relayer,))
 
+    # ---- time and withdrawals
+
+    @property
+    def now(self) -> int:
+        return self.svm.get_clock().unix_timestamp
+
+    def wait(self, seconds: int) -> None:
+        """Move the cluster's clock."""
+        clock = self.svm.get_clock()
+        clock.unix_timestamp += seconds
+        self.svm.set_clock(clock)
+
+    def request_withdrawal(self, agent: Keypair, amount: int, *, by: Keypair | None = None) -> Done | Refused:
+        authority = by or agent
+        ix = build.request_withdrawal(
+            self.network, agent=agent.pubkey(), amount=amount, authority=authority.pubkey()
+        )
+        return self.send(ix, signers=(self.payer, authority))
+
+    def cancel_withdrawal(self, agent: Keypair, *, by: Keypair) -> Done | Refused:
+        ix = build.cancel_withdrawal(self.network, agent=agent.pubkey(), owner=by.pubkey())
+        return self.send(ix, signers=(self.payer, by))
+
+    def withdraw(self, agent: Keypair, destination: Pubkey, *, by: Keypair | None = None) -> Done | Refused:
+        authority = by or agent
+        ix = build.withdraw_bond(
+            self.network, agent=agent.pubkey(), destination=destination, authority=authority.pubkey()
+        )
+        return self.send(ix, signers=(self.payer, authority))
+
     # ---- reading
 
     def data(self, address: Pubkey) -> bytes | None:
