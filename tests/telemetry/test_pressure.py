@@ -1,5 +1,6 @@
 """The receiver when the database is slow, gone or back, when Redis is gone, and when it is killed itself."""
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,16 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from django.conf import settings
 
 from devnet.services.ports import free_port
+from machpay.protocol.events import BATCH_CONTENT_TYPE
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.signed_requests import sign_request
 from tests.support.cable import Cable
 from tests.support.servers import Server, uvicorn
 from tests.telemetry.conftest import RECEIVER, Rows
-from tests.telemetry.senders import Sender
+from tests.telemetry.senders import TARGET, Sender
 
 pytestmark = pytest.mark.django_db
 
@@ -81,7 +85,8 @@ def test_without_a_database_it_answers_503_and_then_recovers(
             pass
         assert response.json()["accepted"] == 3
         assert rows(COUNT, gateway.source) == [(3,)]
-        assert health(server)[1]["all"] == "ok"
+        while health(server)[1]["all"] != "ok":
+            pass
 
 
 def test_a_restarted_database_costs_no_request(
@@ -110,6 +115,28 @@ def test_without_redis_events_are_still_stored(
         assert rows(COUNT, gateway.source) == [(2,)]
         status, parts = health(server)
         assert (status, parts["all"], parts["redis"]) == (200, "degraded", "down")
+
+
+def test_a_redis_that_hangs_holds_up_one_request_at_most(
+    database: psycopg.Connection, rows: Rows, tmp_path: Path
+) -> None:
+    with Cable(settings.REDIS_URL) as cable, uvicorn(RECEIVER, tmp_path, {"REDIS_URL": cable.url}) as server:
+        gateway = Sender(server.url)
+        assert gateway.send(*events(gateway, 1)).status_code == 202
+        cable.stall()
+        with httpx.Client(trust_env=False, timeout=2) as impatient:
+            for _ in range(20):
+                body = json.dumps(events(gateway, 1)).encode()
+                headers = {
+                    "Content-Type": BATCH_CONTENT_TYPE,
+                    **sign_request(gateway.key, "POST", TARGET, body),
+                }
+                assert impatient.post(server.url + TARGET, content=body, headers=headers).status_code == 202
+        assert rows(COUNT, gateway.source) == [(21,)]
+        assert health(server)[1]["redis"] == "down"
+        cable.mend()
+        while health(server)[1]["redis"] != "ok":
+            pass
 
 
 def test_one_event_that_the_database_refuses_costs_nobody_elses(

@@ -13,13 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-import redis
 import structlog
 
 from apps.core import asgi
 from apps.core.errors import DomainError
 from apps.core.problems import CONTENT_TYPE, problem
-from apps.core.single_use import first_use
 from apps.telemetry.receiver import metrics
 from apps.telemetry.receiver.buffer import Buffer, Submission
 from apps.telemetry.receiver.coverage import Coverage
@@ -31,6 +29,7 @@ from apps.telemetry.receiver.errors import (
 )
 from apps.telemetry.receiver.parse import parse
 from apps.telemetry.receiver.publish import Publisher
+from apps.telemetry.receiver.replay import ReplayGuard
 from apps.telemetry.receiver.route import Event, route
 from apps.telemetry.receiver.write import Stored, Writer
 from machpay.protocol.errors import MalformedError, SignatureError
@@ -62,6 +61,7 @@ class Receiver:
         self.writer = writer
         self.publisher = publisher
         self.coverage = coverage
+        self._replay_guard = ReplayGuard()
         self._writers = writers
         metrics.WAITING_ROWS.set_function(lambda: buffer.rows)
 
@@ -144,7 +144,7 @@ class Receiver:
     async def _store(self, scope: asgi.Scope, receive: asgi.Receive) -> tuple[int, Answer]:
         body = await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX)
         headers = asgi.header_map(scope)
-        signer = await _authenticate(scope, headers, body)
+        signer = await self._authenticate(scope, headers, body)
         items = parse(headers, body)
         now = datetime.now(UTC)
         events: list[Event] = []
@@ -172,6 +172,17 @@ class Receiver:
             metrics.EVENTS.labels(outcome=outcome).inc(count)
         return (400 if items and len(errors) == len(items) else 202), answer
 
+    async def _authenticate(self, scope: asgi.Scope, headers: dict[str, str], body: bytes) -> RequestSigner:
+        try:
+            signer = verify_request(scope["method"], asgi.target_of(scope), body, headers, now=time.time())
+        except MalformedError as error:
+            raise BadRequestHeaders(error.detail) from error
+        except SignatureError as error:
+            raise NotTheSender(error.detail) from error
+        if await self._replay_guard.is_replay(signer):
+            raise NotTheSender("this signed request was already used; sign every attempt anew")
+        return signer
+
     async def _commit(self, events: Sequence[Event]) -> list[Stored]:
         submission = self.buffer.offer(events)
         return await submission.outcome
@@ -197,20 +208,3 @@ class Receiver:
 
 def _error(place: int, event_id: str | None, refused: EventRefused) -> dict[str, Any]:
     return {"index": place, "id": event_id, "code": refused.code, "detail": refused.detail}
-
-
-async def _authenticate(scope: asgi.Scope, headers: dict[str, str], body: bytes) -> RequestSigner:
-    try:
-        signer = verify_request(scope["method"], asgi.target_of(scope), body, headers, now=time.time())
-    except MalformedError as error:
-        raise BadRequestHeaders(error.detail) from error
-    except SignatureError as error:
-        raise NotTheSender(error.detail) from error
-    try:
-        fresh = await first_use(signer, purpose="ingest")
-    except redis.RedisError:
-        # Events are stored once whoever repeats them, so Redis is not worth refusing telemetry for.
-        return signer
-    if not fresh:
-        raise NotTheSender("this signed request was already used; sign every attempt anew")
-    return signer
