@@ -17,7 +17,9 @@ class Command(BaseCommand):
 
     def handle(self, *, username: str, password: str, **_options: Any) -> None:
         with transaction.atomic():
-            user = User.objects.select_for_update().filter(username=username).first() or User(username=username)
+            user = User.objects.select_for_update().filter(username=username).first() or User(
+                username=username
+            )
             created = user.pk is None
             user.is_staff = user.is_superuser = True
             if created or not user.check_password(password):
