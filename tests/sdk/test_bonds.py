@@ -1,8 +1,13 @@
 """Bond methods against the real program on the local chain, and a total that only the chain proves."""
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
+import msgspec
 import pytest
+from aiohttp import web
 
 from devnet.chain import MIN_BOND_ATOMIC
 from devnet.offers import OFFERS
@@ -19,7 +24,10 @@ from machpay.client.errors import (
     InsufficientFundsError,
 )
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.signed_requests import verify_request
+from machpay.protocol.snapshots import LiabilityAnswer, Limits, Snapshot
 from machpay.protocol.x402 import Correction, correction_json
+from tests.gateway.servers import serve
 from tests.sdk.model import NETWORK
 from tests.sdk.scripted import PRICE, Scripted
 from tests.support.chain import LocalChain, local_chain
@@ -47,6 +55,29 @@ async def a_wallet(local_chain: LocalChain, *, tokens_atomic: int) -> SigningKey
         await chain.airdrop(key.public, SOL)
         await chain.send_and_confirm(steps, admin, [authority])
     return key
+
+
+@contextlib.asynccontextmanager
+async def a_relayer(key: SigningKey, bonds: list[str]) -> AsyncIterator[tuple[str, list[str]]]:
+    """Answers `GET /liability/{agent}` with one bond after the other, the last for ever, to the agent's
+    signature alone."""
+    asked: list[str] = []
+
+    async def liability(request: web.Request) -> web.Response:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        assert verify_request("GET", request.path_qs, b"", headers, now=time.time()).key == key.public
+        bond = bonds[min(len(asked), len(bonds) - 1)]
+        asked.append(request.path_qs)
+        snapshot = Snapshot(bond, "0", "0", "0", "0", None, "ACTIVE", Limits(), None, 1)
+        return web.Response(body=msgspec.json.encode(LiabilityAnswer(key.pubkey, 0, [], snapshot)))
+
+    app = web.Application()
+    app.router.add_get("/liability/{agent}", liability)
+    server = await serve(app)
+    try:
+        yield server.url, asked
+    finally:
+        await server.stop()
 
 
 @pytest.fixture
@@ -77,6 +108,33 @@ async def test_a_deposit_moves_tokens_from_the_wallet_to_the_bond(local_chain, c
     assert account.owner == key.public
     assert status is not None
     assert status.err is None
+
+
+async def test_a_deposit_returns_when_it_is_final_and_the_relayer_counts_it(local_chain, config):
+    """The relayer's mirror lags: it says 0 for a while, then what the chain says."""
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC)
+    answers = ["0", "0", str(MIN_BOND_ATOMIC)]
+    async with a_relayer(key, answers) as (url, asked):
+        async with MachPayClient(replace(config(key), relayer_url=url)) as client:
+            await client.deposit_bond(MIN_BOND_ATOMIC)
+        assert asked == [f"/liability/{key.pubkey}"] * 3
+    async with ChainClient(local_chain.rpc_url, local_chain.network) as chain:
+        account = await chain.agent(key.public, "finalized")
+    assert account is not None
+    assert account.bond == MIN_BOND_ATOMIC
+
+
+@pytest.mark.parametrize("relayer", ["http://127.0.0.1:9", "late"])
+async def test_a_deposit_stands_although_the_relayer_does_not_count_it(
+    local_chain, config, relayer, monkeypatch
+):
+    monkeypatch.setattr("machpay.client.bonds.COUNTED_WITHIN_S", 0.5)
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC)
+    async with a_relayer(key, ["0"]) as (url, _asked):
+        changed = replace(config(key), relayer_url=url if relayer == "late" else relayer)
+        async with MachPayClient(changed) as client:
+            await client.deposit_bond(MIN_BOND_ATOMIC)
+            assert await client.get_bond_balance() == MIN_BOND_ATOMIC
 
 
 async def test_the_first_deposit_names_the_owner(local_chain, config):

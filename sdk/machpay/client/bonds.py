@@ -4,6 +4,12 @@ Amounts are atomic units of the network's token. Errors of the cluster itself ar
 `machpay.chain.errors.ChainError`.
 """
 
+import asyncio
+import logging
+import time
+from typing import Final
+
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
@@ -11,20 +17,48 @@ from machpay.chain.errors import ProgramError
 from machpay.chain.instructions import deposit_bond
 from machpay.chain.network import Network
 from machpay.chain.tokens import associated_token_address
-from machpay.client.errors import BondError, BondTooSmallError, InsufficientFundsError
+from machpay.client.errors import (
+    BondError,
+    BondTooSmallError,
+    GatewayUnreachableError,
+    InsufficientFundsError,
+)
+from machpay.client.transport import Transport
+from machpay.protocol.encoding import decode_json, parse_u64
+from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.signed_requests import sign_request
+from machpay.protocol.snapshots import LiabilityAnswer
+
+COUNTED_WITHIN_S: Final = 15.0
+"""How long a deposit waits for the relayer's mirror of the chain; it is final by then in any case."""
+POLL_S: Final = 0.2
+
+logger = logging.getLogger(__name__)
+_answer_decoder = msgspec.json.Decoder(LiabilityAnswer)
 
 
 class BondManager:
-    """Deposits to and reads of one agent's bond."""
+    """Deposits to and reads of one agent's bond. With a relayer's URL a deposit waits until it counts
+    there."""
 
-    def __init__(self, chain: ChainClient, network: Network, key: SigningKey) -> None:
+    def __init__(
+        self,
+        chain: ChainClient,
+        network: Network,
+        key: SigningKey,
+        transport: Transport,
+        relayer_url: str | None,
+    ) -> None:
         self._chain = chain
         self._network = network
         self._key = key
+        self._transport = transport
+        self._relayer_url = relayer_url
 
     async def deposit(self, amount_atomic: int, *, owner: Pubkey | None = None) -> str:
-        """Move tokens from the agent's own token account to its bond and wait until that is confirmed.
+        """Move tokens from the agent's own token account to its bond and wait until gateways count them:
+        until the transaction is final, and the relayer has seen it.
 
         The first deposit creates the agent's account and names `owner`, the wallet that withdrawals go to:
         the agent itself by default. Returns the transaction's signature.
@@ -50,13 +84,48 @@ class BondManager:
             owner=(owner or agent) if is_first else owner,
         )
         try:
-            return await self._chain.send_and_confirm([instruction], self._key.keypair())
+            signature = await self._chain.send_and_confirm(
+                [instruction], self._key.keypair(), commitment="finalized"
+            )
         except ProgramError as error:
             if error.name == "BelowMinimumBond":
                 raise BondTooSmallError(amount=amount_atomic, minimum=bond.min_bond) from error
             raise
+        if self._relayer_url is not None:
+            await self._wait_until_counted(self._relayer_url)
+        return signature
 
     async def balance(self) -> int:
         """The agent's bond on chain; 0 before the first deposit. Payments lower it when they are settled."""
         account = await self._chain.agent(self._key.public)
         return 0 if account is None else account.bond
+
+    async def _wait_until_counted(self, relayer_url: str) -> None:
+        """Return when the relayer's bond is the chain's, or after `COUNTED_WITHIN_S`: the deposit stands
+        either way.
+
+        Both are read anew each time, because settlements of the same agent lower the bond meanwhile.
+        """
+        deadline = time.monotonic() + COUNTED_WITHIN_S
+        detail = ""
+        while time.monotonic() < deadline:
+            account = await self._chain.agent(self._key.public, "finalized")
+            try:
+                counted = await self._counted_bond(relayer_url)
+            except (GatewayUnreachableError, MalformedError) as error:
+                detail = str(error)
+            else:
+                if account is not None and counted == account.bond:
+                    return
+                detail = f"it counts a bond of {counted}"
+            await asyncio.sleep(POLL_S)
+        logger.warning("the relayer does not count the deposit yet: %s", detail)
+
+    async def _counted_bond(self, relayer_url: str) -> int:
+        target = f"/liability/{self._key.pubkey}"
+        headers = sign_request(self._key, "GET", target)
+        answer = await self._transport.ask(
+            self._transport.build("GET", relayer_url.rstrip("/") + target, headers=headers)
+        )
+        liability: LiabilityAnswer = decode_json(_answer_decoder, answer.content, "the relayer's answer")
+        return parse_u64(liability.snapshot.bond, "bond")

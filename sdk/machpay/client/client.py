@@ -173,7 +173,8 @@ class MachPayClient:
     # ---- the bond
 
     async def deposit_bond(self, amount_atomic: int, *, owner: str | None = None) -> str:
-        """Put tokens from the agent's wallet on its bond; returns the transaction's signature, confirmed.
+        """Put tokens from the agent's wallet on its bond and wait until gateways count them; returns the
+        transaction's signature.
 
         The first deposit names the `owner` wallet (base58) that withdrawals go to: the agent by default.
         Raises `BondError` and its kinds, `machpay.chain.errors.ChainError`.
@@ -190,7 +191,9 @@ class MachPayClient:
     def _bonds(self) -> BondManager:
         if self._chain is None:
             raise ConfigError("rpc_url is not set: the bond lives on chain")
-        return BondManager(self._chain, self.config.network, self._key)
+        return BondManager(
+            self._chain, self.config.network, self._key, self._transport, self.config.relayer_url
+        )
 
     # ---- one payment
 

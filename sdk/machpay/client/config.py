@@ -29,7 +29,8 @@ class MachPayConfig:
     keys they must have; an origin that is not listed is pinned to the first key it shows. `state_dir` keeps
     channel totals between runs. `timeout_s` bounds each phase of an HTTP exchange; `resends` is how often the
     same signed bytes are sent again after a broken connection. `gateways` are URLs known from a demo's
-    description. `api_url` and `relayer_url` name the network's services; paying needs neither.
+    description. With a `relayer_url` a deposit waits until the network counts it; `api_url` is the network's
+    management API. Paying needs neither.
     """
 
     key: SigningKey
