@@ -11,13 +11,19 @@ from solders.pubkey import Pubkey
 
 from contracts.localnet.ledger import Program
 from contracts.localnet.server import Settings, StateInUseError, serve
+from contracts.localnet.storage import TRANSACTIONS_KEPT
+
+STANDARD_PORT = 8899
 
 
 def main(argv: list[str]) -> int:
     """Parse the options and serve; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m contracts.localnet", description="A local Solana chain.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8899, help="0 takes a free one (default: 8899)")
+    parser.add_argument(
+        "--port", type=int, default=STANDARD_PORT, help="0 takes a free one (default: 8899, with 8900)"
+    )
+    parser.add_argument("--ws-port", type=int, metavar="PORT", help="a second port, for WebSocket clients")
     parser.add_argument(
         "--state", type=Path, default=Path("var/localnet"), help="state folder (var/localnet)"
     )
@@ -28,7 +34,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--upgrade-authority", type=Pubkey.from_string, metavar="PUBKEY")
     parser.add_argument("--slot-ms", type=int, default=200)
     parser.add_argument("--finalized-lag", type=int, default=4, help="slots from processed to finalized")
+    parser.add_argument(
+        "--history", type=int, default=TRANSACTIONS_KEPT, help="transactions kept (200,000)", metavar="N"
+    )
+    parser.add_argument("--allow-faults", action="store_true", help="let tests move the clock, inject faults")
     options = parser.parse_args(argv)
+    if options.history < 1:
+        parser.error("--history must be at least 1")
+    if options.ws_port is None and options.port == STANDARD_PORT:
+        # Where Solana's clients look when they are told of the standard port only.
+        options.ws_port = STANDARD_PORT + 1
     if options.slot_ms < 1 or options.finalized_lag < 1:
         parser.error("--slot-ms and --finalized-lag must be at least 1")
 
@@ -47,7 +62,10 @@ def main(argv: list[str]) -> int:
         state=options.state,
         slot_ms=options.slot_ms,
         finalized_lag=options.finalized_lag,
+        transactions_kept=options.history,
         program=program,
+        ws_port=options.ws_port,
+        allow_faults=options.allow_faults,
     )
     try:
         serve(settings)

@@ -26,8 +26,10 @@ from solders.transaction import VersionedTransaction
 
 from contracts.localnet.bank import Bank, Outcome
 from contracts.localnet.errors import BadSignature, ChainBroken, MalformedTransaction, TransactionRefused
+from contracts.localnet.faults import Faults
+from contracts.localnet.held import Held, HeldBack
 from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Blockhashes, Commitment, SlotClock, last_valid_height
-from contracts.localnet.storage import Storage, StoredTransaction
+from contracts.localnet.storage import TRANSACTIONS_KEPT, Storage, StoredTransaction
 from contracts.localnet.transactions import AccountKeys, account_keys, decode, meta_json
 from contracts.localnet.versions import Versions
 
@@ -44,6 +46,18 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Landed:
+    """What one landed transaction did. `err` as in `Status`; `changed` holds the state it left accounts in."""
+
+    slot: int
+    signature: Signature
+    err: Any
+    logs: list[str]
+    addresses: list[Pubkey]
+    changed: dict[Pubkey, Account | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A program to deploy at start; its file wins over what the chain remembers."""
 
@@ -56,6 +70,7 @@ class Ledger:
     """One chain over one state folder. Raises the errors of `contracts.localnet.errors`.
 
     `wall` and `steady` are where its time comes from: seconds of the day's clock, and of one that never goes back.
+    `on_landed`, when set, is told of every transaction that lands, before it is durable.
     """
 
     def __init__(
@@ -64,15 +79,19 @@ class Ledger:
         *,
         slot_ms: int = 200,
         finalized_lag: int = 4,
+        transactions_kept: int = TRANSACTIONS_KEPT,
         programs: Iterable[Program] = (),
         wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._storage = Storage(folder / "chain.sqlite3")
+        self._storage = Storage(folder / "chain.sqlite3", transactions_kept)
         self._bank = Bank()
         self._versions = Versions()
         self._recent: dict[Signature, Status] = {}
+        self.faults = Faults()
+        self._held_back = HeldBack()
+        self.on_landed: Callable[[Landed], None] | None = None
         genesis = self._storage.fact("genesis_hash")
         self.genesis_hash = Hash.from_string(genesis) if genesis else Hash(secrets.token_bytes(32))
         self.clock = SlotClock(
@@ -83,6 +102,7 @@ class Ledger:
             wall=wall,
             steady=steady,
         )
+        self._mark_time(self.clock.anchor_slot)
         self._blockhashes = Blockhashes(self.genesis_hash)
         self._restore(programs)
         self._faucet = self._open_faucet()
@@ -95,14 +115,21 @@ class Ledger:
     # Time
 
     def advance(self) -> None:
-        """Move to the slot the clock says; call before serving anything."""
-        slot = self.clock.slot()
-        if slot == self._slot:
+        """Move to the slot the clock says, landing on the way what was delayed; call before serving anything."""
+        newest = self.clock.slot()
+        while (held := self._held_back.take_due(newest)) is not None:
+            self._enter(held.due)
+            if self._blocked(held.transaction) is None:
+                self._land(held.transaction, held.raw, held.hidden_slots)
+        self._enter(newest)
+
+    def _enter(self, slot: int) -> None:
+        if slot <= self._slot:
             return
         self._slot = slot
         self._blockhashes.advance(slot)
         self._versions.forget_through(self.slot(Commitment.finalized))
-        self._bank.set_clock(slot, self.clock.unix_timestamp())
+        self._set_clock()
         for signature, status in list(self._recent.items()):
             # In the order they landed: the first young one ends it.
             if slot <= last_valid_height(status.slot):
@@ -113,11 +140,51 @@ class Ledger:
         """Move the time that programs see, forward or back; kept across restarts. Slots are not affected."""
         self.clock.offset_s += seconds
         self._storage.set_fact("clock_offset_s", str(self.clock.offset_s))
-        self._bank.set_clock(self._slot, self.clock.unix_timestamp())
+        self._set_clock()
+        self._mark_time(self._slot)
+
+    def skip_slots(self, slots: int) -> None:
+        """Let `slots` slots pass at once; kept across restarts. The time that programs see is not affected."""
+        self.clock.skip(slots)
+        self.advance()
+        self._storage.set_fact("anchor", _anchor(self._slot, self.clock.wall_ms(), self.clock.slot_ms))
+        self._mark_time(self._slot)
+
+    def hold_finality(self) -> None:
+        """Keep the finalized slot where it is until `release_finality`."""
+        self.faults.finality_held_at = self.slot(Commitment.finalized)
+
+    def release_finality(self) -> None:
+        """Let the finalized slot catch up at once."""
+        self.faults.finality_held_at = None
+        self._versions.forget_through(self.slot(Commitment.finalized))
+
+    def waiting_count(self) -> int:
+        """Return how many delayed transactions have not landed yet."""
+        return self._held_back.waiting_count
+
+    def clear_faults(self) -> None:
+        """Undo every fault: what was delayed lands now, what was hidden is seen, finality catches up."""
+        self.faults.clear()
+        self._held_back.clear()
+        self.release_finality()
+        self.advance()
 
     def slot(self, commitment: Commitment) -> int:
         """Return the newest slot at this commitment; it is the block height too."""
-        return max(self._slot - self.clock.slots_behind(commitment), 0)
+        slot = max(self._slot - self.clock.slots_behind(commitment), 0)
+        held_at = self.faults.finality_held_at
+        if held_at is not None and commitment is Commitment.finalized:
+            return min(slot, held_at)
+        return slot
+
+    def block_time(self, slot: int) -> int:
+        """Return the unix seconds of a slot's block, as programs saw them."""
+        return self._storage.block_time(slot)
+
+    def blockhash(self, slot: int) -> Hash:
+        """Return the hash of a slot's block, however old."""
+        return self._blockhashes.of(slot)
 
     def commitment_of(self, slot: int) -> Commitment:
         """Return how settled a slot is."""
@@ -175,8 +242,13 @@ class Ledger:
             trial = self.simulate(transaction, verify=True)
             if trial.err is not None:
                 raise TransactionRefused(trial)
-        if blocked is None:
-            self._land(transaction, raw)
+        if blocked is None and not self._held_back.is_waiting(signature):
+            fate = self.faults.take_send()
+            if fate.delay_slots:
+                due = self._slot + fate.delay_slots
+                self._held_back.add(Held(due, transaction, raw, fate.hidden_slots))
+            elif not fate.dropped:
+                self._land(transaction, raw, fate.hidden_slots)
         return signature
 
     def simulate(
@@ -203,10 +275,18 @@ class Ledger:
         )
         blockhash, _ = self.latest_blockhash(Commitment.processed)
         message = MessageV0.try_compile(self._faucet.pubkey(), [pay, unique], [], blockhash)
-        return self.send(bytes(VersionedTransaction(message, [self._faucet])), skip_preflight=False)
+        transaction = VersionedTransaction(message, [self._faucet])
+        trial = self.simulate(transaction, verify=True)
+        if trial.err is not None:
+            raise TransactionRefused(trial)
+        # Past the faults: those are for what is sent.
+        self._land(transaction, bytes(transaction))
+        return transaction.signatures[0]
 
     def status(self, signature: Signature, *, search_history: bool) -> Status | None:
         """Return the status of a recent transaction, or with `search_history` of any kept one."""
+        if self._held_back.hides(signature, self._slot):
+            return None
         status = self._recent.get(signature)
         if status is None and search_history:
             stored = self._storage.transaction(signature)
@@ -217,7 +297,9 @@ class Ledger:
     def transaction(self, signature: Signature, commitment: Commitment) -> StoredTransaction | None:
         """Return a kept transaction once its slot has reached the commitment."""
         stored = self._storage.transaction(signature)
-        return stored if stored is not None and stored.slot <= self.slot(commitment) else None
+        if stored is None or stored.slot > self.slot(commitment):
+            return None
+        return None if self._held_back.hides(signature, self._slot) else stored
 
     def transactions_of(
         self,
@@ -229,9 +311,19 @@ class Ledger:
         limit: int,
     ) -> list[StoredTransaction]:
         """Return kept transactions that mention an address, newest first."""
-        return self._storage.transactions_of(
+        found = self._storage.transactions_of(
             address, through_slot=self.slot(commitment), before=before, until=until, limit=limit
         )
+        return [entry for entry in found if not self._held_back.hides(entry.signature, self._slot)]
+
+    def transactions_in(self, slot: int) -> list[StoredTransaction]:
+        """Return the transactions of a slot whose block is kept, in the order they ran."""
+        found = self._storage.transactions_in(slot)
+        return [entry for entry in found if not self._held_back.hides(entry.signature, self._slot)]
+
+    def first_block(self) -> int:
+        """Return the first slot of which every transaction is kept."""
+        return self._storage.first_whole_slot()
 
     def transaction_count(self) -> int:
         """Return how many transactions have landed since genesis."""
@@ -262,7 +354,7 @@ class Ledger:
             self._slot_hashes_at = self._slot
             self._bank.set_slot_hashes(self._blockhashes.before(self._slot))
 
-    def _land(self, transaction: VersionedTransaction, raw: bytes) -> None:
+    def _land(self, transaction: VersionedTransaction, raw: bytes, hidden_slots: int = 0) -> None:
         self._prepare()
         keys = self.account_keys(transaction)
         before = {key: self._bank.account(key) for key in keys.writable}
@@ -274,6 +366,8 @@ class Ledger:
             self._write_down(transaction, raw, keys, before, lamports_before, outcome)
         except Exception as error:
             raise ChainBroken(f"transaction {transaction.signatures[0]} ran but was not kept") from error
+        if hidden_slots:
+            self._held_back.hide(transaction.signatures[0], self._slot + hidden_slots)
 
     def _write_down(
         self,
@@ -285,16 +379,16 @@ class Ledger:
         outcome: Outcome,
     ) -> None:
         after = {key: self._bank.account(key) for key in keys.writable}
-        for key, account in after.items():
-            if account != before[key]:
-                self._versions.keep(self._slot, key, before[key])
-                self._storage.set_account(key, account)
+        changed = {key: account for key, account in after.items() if account != before[key]}
+        for key, account in changed.items():
+            self._versions.keep(self._slot, key, before[key])
+            self._storage.set_account(key, account)
         signature = transaction.signatures[0]
         self._recent[signature] = Status(self._slot, outcome.err)
         self._storage.add_transaction(
             signature=signature,
             slot=self._slot,
-            block_time=self.clock.unix_timestamp(),
+            block_time=self._unix_timestamp,
             err=None if outcome.err is None else msgspec.json.encode(outcome.err).decode(),
             raw=raw,
             meta=meta_json(
@@ -308,6 +402,16 @@ class Ledger:
             ),
             addresses=keys.all,
         )
+        if self.on_landed is not None:
+            landed = Landed(self._slot, signature, outcome.err, outcome.logs, keys.all, changed)
+            self.on_landed(landed)
+
+    def _set_clock(self) -> None:
+        self._unix_timestamp = self.clock.unix_timestamp()
+        self._bank.set_clock(self._slot, self._unix_timestamp)
+
+    def _mark_time(self, slot: int) -> None:
+        self._storage.add_time_mark(slot, self.clock.slot_start_ms(), self.clock.slot_ms)
 
     # Start-up
 
@@ -323,7 +427,7 @@ class Ledger:
             then_slot, then_ms, then_slot_ms = json.loads(anchor)
             elapsed = then_slot + (wall_ms - then_ms) // then_slot_ms
             slot = max(elapsed, then_slot, self._storage.last_slot()) + finalized_lag + 1
-        self._storage.set_fact("anchor", json.dumps([slot, wall_ms, slot_ms]))
+        self._storage.set_fact("anchor", _anchor(slot, wall_ms, slot_ms))
         return slot
 
     def _restore(self, programs: Iterable[Program]) -> None:
@@ -351,6 +455,10 @@ class Ledger:
         self._bank.put(faucet.pubkey(), account)
         self._storage.set_account(faucet.pubkey(), account)
         return faucet
+
+
+def _anchor(slot: int, wall_ms: int, slot_ms: int) -> str:
+    return json.dumps([slot, wall_ms, slot_ms])
 
 
 def _not_run(err: str) -> Outcome:

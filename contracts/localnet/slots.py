@@ -51,19 +51,34 @@ class SlotClock:
 
     def slot(self) -> int:
         """Return the slot that is open now; it is the processed one."""
-        return self.anchor_slot + int((self._steady() - self._start) * 1000) // self.slot_ms
+        return self.anchor_slot + self._elapsed_ms() // self.slot_ms
 
     def unix_timestamp(self) -> int:
         """Return the time programs see now, in seconds."""
         return int(self._wall()) + self.offset_s
 
-    def unix_timestamp_of(self, slot: int) -> int:
-        """Return the time of an earlier slot, as if the offset had always been what it is."""
-        return self.unix_timestamp() - (self.slot() - slot) * self.slot_ms // 1000
+    def skip(self, slots: int) -> None:
+        """Let `slots` slots pass at once; the time that programs see stays."""
+        self.anchor_slot += slots
+
+    def seconds_to_next_slot(self) -> float:
+        """Return how long the open slot lasts still."""
+        return (self.slot_ms - self._elapsed_ms() % self.slot_ms) / 1000
+
+    def wall_ms(self) -> int:
+        """Return the wall clock in milliseconds, without the offset."""
+        return int(self._wall() * 1000)
+
+    def slot_start_ms(self) -> int:
+        """Return the time programs saw at the start of the open slot, in milliseconds."""
+        return self.wall_ms() + self.offset_s * 1000 - self._elapsed_ms() % self.slot_ms
 
     def slots_behind(self, commitment: Commitment) -> int:
         """Return how many slots the view at this commitment lags the processed one."""
         return (0, 1, self.finalized_lag)[commitment]
+
+    def _elapsed_ms(self) -> int:
+        return int((self._steady() - self._start) * 1000)
 
 
 class Blockhashes:

@@ -15,7 +15,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 TRANSACTIONS_KEPT = 200_000
-_PRUNE_EVERY = 1_000
+_PRUNE_EVERY_MAX = 1_000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS mentions (
     address BLOB NOT NULL, transaction_id INTEGER NOT NULL, PRIMARY KEY (address, transaction_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS mentions_transaction ON mentions (transaction_id);
+CREATE TABLE IF NOT EXISTS times (slot INTEGER PRIMARY KEY, unix_ms INTEGER NOT NULL, slot_ms INTEGER NOT NULL);
 """
 _COLUMNS = "id, signature, slot, block_time, err, raw, meta"
 
@@ -47,9 +48,11 @@ class StoredTransaction:
 
 
 class Storage:
-    """The tables of one chain. Nothing is durable before `commit()`."""
+    """The tables of one chain, with the last `transactions_kept` transactions. Nothing is durable before `commit()`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, transactions_kept: int = TRANSACTIONS_KEPT) -> None:
+        self._kept = transactions_kept
+        self._prune_every = min(_PRUNE_EVERY_MAX, transactions_kept)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -94,7 +97,7 @@ class Storage:
         meta: bytes,
         addresses: Sequence[Pubkey],
     ) -> None:
-        """Append a landed transaction and the addresses it mentions; the oldest beyond TRANSACTIONS_KEPT go."""
+        """Append a landed transaction and the addresses it mentions; now and then the oldest beyond those kept go."""
         self._begin()
         number = self._next_id
         self._next_id += 1
@@ -102,10 +105,8 @@ class Storage:
         self._connection.execute("INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         mentions = [(bytes(address), number) for address in addresses]
         self._connection.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?)", mentions)
-        if number % _PRUNE_EVERY == 0:
-            oldest = [number - TRANSACTIONS_KEPT]
-            self._connection.execute("DELETE FROM transactions WHERE id <= ?", oldest)
-            self._connection.execute("DELETE FROM mentions WHERE transaction_id <= ?", oldest)
+        if number % self._prune_every == 0:
+            self._prune(number)
 
     def transaction(self, signature: Signature) -> StoredTransaction | None:
         """Return a kept transaction by its signature."""
@@ -137,6 +138,33 @@ class Storage:
             [bytes(address), newest or 0, oldest, through_slot, limit],
         )
 
+    def transactions_in(self, slot: int) -> list[StoredTransaction]:
+        """Return the kept transactions of one slot, in the order they ran."""
+        return self._select("WHERE slot = ? ORDER BY id", [slot])
+
+    def first_whole_slot(self) -> int:
+        """Return the first slot of which, and of all after it, every transaction is kept."""
+        row = self._connection.execute("SELECT id, slot FROM transactions ORDER BY id LIMIT 1").fetchone()
+        return 0 if row is None or row[0] == 1 else int(row[1]) + 1
+
+    def add_time_mark(self, slot: int, unix_ms: int, slot_ms: int) -> None:
+        """Say what time it was at the start of `slot`, from which on slots last `slot_ms`."""
+        self._begin()
+        row = [slot, unix_ms, slot_ms]
+        self._connection.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", row)
+
+    def block_time(self, slot: int) -> int:
+        """Return the unix seconds that the transactions of a slot saw, or would have seen."""
+        seen = self._connection.execute("SELECT max(block_time) FROM transactions WHERE slot = ?", [slot])
+        block_time: int | None = seen.fetchone()[0]
+        if block_time is not None:
+            return block_time
+        marked, unix_ms, slot_ms = self._connection.execute(
+            "SELECT slot, unix_ms, slot_ms FROM times ORDER BY slot <= ?1 DESC, abs(slot - ?1) LIMIT 1",
+            [slot],
+        ).fetchone()
+        return int(unix_ms + (slot - marked) * slot_ms) // 1000
+
     def transaction_count(self) -> int:
         """Return how many transactions have landed since genesis."""
         return int(self._next_id) - 1
@@ -155,6 +183,11 @@ class Storage:
         """Commit and close the file."""
         self.commit()
         self._connection.close()
+
+    def _prune(self, newest: int) -> None:
+        oldest = [newest - self._kept]
+        self._connection.execute("DELETE FROM transactions WHERE id <= ?", oldest)
+        self._connection.execute("DELETE FROM mentions WHERE transaction_id <= ?", oldest)
 
     def _begin(self) -> None:
         if not self._open:

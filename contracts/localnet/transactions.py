@@ -20,6 +20,19 @@ from contracts.localnet.errors import MalformedTransaction
 PACKET_BYTES_MAX = 1232
 # An address lookup table account: a header, then 32 bytes per address.
 _TABLE_HEADER_BYTES = 56
+_MEMO_PROGRAMS = {
+    Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"),
+    Pubkey.from_string("Memo1UhkJRfHyvLMcVucJwxXeuD728EqVDDwQDxFMNo"),
+}
+_ACCOUNTS_META = (
+    "err",
+    "status",
+    "fee",
+    "preBalances",
+    "postBalances",
+    "preTokenBalances",
+    "postTokenBalances",
+)
 
 GetAccount = Callable[[Pubkey], Account | None]
 
@@ -184,25 +197,11 @@ def parsed_json(
 
     No program has a parser here: instructions come as Solana shows those of unknown programs, with their addresses.
     """
-    message = transaction.message
-    loaded = meta["loadedAddresses"]
-    keys = [str(key) for key in message.account_keys]
-    static = len(keys)
-    keys += loaded["writable"] + loaded["readonly"]
-    writable = {str(key) for key in account_keys(transaction, lambda _: None).writable} | set(
-        loaded["writable"]
-    )
     plain = transaction_json(transaction)
+    listed = _listed_keys(transaction, meta)
+    keys = [entry["pubkey"] for entry in listed]
     body: dict[str, Any] = {
-        "accountKeys": [
-            {
-                "pubkey": key,
-                "signer": index < message.header.num_required_signatures,
-                "writable": key in writable,
-                "source": "transaction" if index < static else "lookupTable",
-            }
-            for index, key in enumerate(keys)
-        ],
+        "accountKeys": listed,
         "recentBlockhash": plain["message"]["recentBlockhash"],
         "instructions": [_with_addresses(entry, keys) for entry in plain["message"]["instructions"]],
     }
@@ -216,6 +215,46 @@ def parsed_json(
         for group in meta["innerInstructions"]
     ]
     return {"signatures": plain["signatures"], "message": body}, meta | {"innerInstructions": inner}
+
+
+def accounts_json(
+    transaction: VersionedTransaction, meta: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return transaction and meta with the detail `accounts` of a block: who took part, and what it cost them."""
+    body = {
+        "signatures": [str(signature) for signature in transaction.signatures],
+        "accountKeys": _listed_keys(transaction, meta),
+    }
+    return body, {name: meta[name] for name in _ACCOUNTS_META}
+
+
+def memo_of(transaction: VersionedTransaction) -> str | None:
+    """Return the memos of a transaction as `getSignaturesForAddress` shows them, None when it has none."""
+    keys = transaction.message.account_keys
+    memos = [
+        bytes(instruction.data)
+        for instruction in transaction.message.instructions
+        if instruction.program_id_index < len(keys) and keys[instruction.program_id_index] in _MEMO_PROGRAMS
+    ]
+    return "; ".join(f"[{len(memo)}] {memo.decode(errors='replace')}" for memo in memos) or None
+
+
+def _listed_keys(transaction: VersionedTransaction, meta: dict[str, Any]) -> list[dict[str, Any]]:
+    message = transaction.message
+    loaded = meta["loadedAddresses"]
+    static = [str(key) for key in message.account_keys]
+    # Lookup tables are in the meta already, as they were when the transaction ran.
+    writable = {str(key) for key in account_keys(transaction, lambda _: None).writable}
+    writable |= set(loaded["writable"])
+    return [
+        {
+            "pubkey": key,
+            "signer": index < message.header.num_required_signatures,
+            "writable": key in writable,
+            "source": "transaction" if index < len(static) else "lookupTable",
+        }
+        for index, key in enumerate(static + loaded["writable"] + loaded["readonly"])
+    ]
 
 
 def _with_addresses(instruction: dict[str, Any], keys: list[str]) -> dict[str, Any]:

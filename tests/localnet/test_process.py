@@ -51,7 +51,7 @@ def deployed(tmp_path: Path) -> Iterator[tuple[ChainProcess, Pubkey, Pubkey]]:
 
 def test_the_ready_file_names_the_chain_and_goes_with_it(own_chain: ChainProcess) -> None:
     endpoint = own_chain.endpoint
-    assert set(endpoint) == {"rpc_url", "genesis_hash", "program_id", "pid"}
+    assert set(endpoint) == {"rpc_url", "ws_url", "genesis_hash", "program_id", "pid"}
     assert endpoint["pid"] == own_chain.process.pid
     assert endpoint["program_id"] is None
     assert own_chain.call("getGenesisHash", [])["result"] == endpoint["genesis_hash"]

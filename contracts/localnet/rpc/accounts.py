@@ -52,7 +52,7 @@ def get_program_accounts(call: Call) -> Any:
     program = call.params.pubkey(0)
     config = call.params.config(1)
     commitment = call.view(config)
-    wanted = _filters(config.raw("filters"))
+    wanted = parse_filters(config.raw("filters"))
     encode = encoder(call, config, commitment)
     value = keyed(
         encode,
@@ -65,9 +65,13 @@ def get_program_accounts(call: Call) -> Any:
     return call.answer(commitment, value) if config.flag("withContext") else value
 
 
-def encoder(call: Call, config: Config, commitment: Commitment, *, default: str = "binary") -> AccountEncoder:
+def encoder(
+    call: Call, config: Config, commitment: Commitment, *, default: str = "binary", lenient: bool = False
+) -> AccountEncoder:
     """Return the encoder a call asks for; parsed token accounts look up their mint at the same commitment."""
-    return AccountEncoder(config, lambda address: call.ledger.account(address, commitment), default=default)
+    return AccountEncoder(
+        config, lambda address: call.ledger.account(address, commitment), default=default, lenient=lenient
+    )
 
 
 def keyed(encode: AccountEncoder, entries: Iterable[tuple[Pubkey, Account]]) -> list[dict[str, Any]]:
@@ -75,7 +79,8 @@ def keyed(encode: AccountEncoder, entries: Iterable[tuple[Pubkey, Account]]) -> 
     return [{"pubkey": str(address), "account": encode(account)} for address, account in entries]
 
 
-def _filters(value: Any) -> list[Filter]:
+def parse_filters(value: Any) -> list[Filter]:
+    """Return the tests in the `filters` of a call; an account has to pass all."""
     if value is None:
         return []
     if not isinstance(value, list):

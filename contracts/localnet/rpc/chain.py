@@ -7,7 +7,7 @@ from solders.message import Message, MessageV0
 
 from contracts.localnet.fees import fee_of
 from contracts.localnet.rpc.context import VERSION, Call
-from contracts.localnet.rpc.errors import BLOCK_NOT_AVAILABLE, RpcError, invalid_params
+from contracts.localnet.rpc.errors import invalid_params
 from contracts.localnet.rpc.params import parse_pubkey
 from contracts.localnet.slots import SLOTS_PER_EPOCH, Commitment
 
@@ -30,14 +30,6 @@ def get_genesis_hash(call: Call) -> str:
 def get_slot(call: Call) -> int:
     """`getSlot` and `getBlockHeight`: every slot has a block, so they are equal."""
     return call.ledger.slot(call.view(call.params.config(0)))
-
-
-def get_block_time(call: Call) -> int:
-    """`getBlockTime`: unix seconds of a slot's block."""
-    slot = call.params.u64(0)
-    if slot > call.ledger.slot(Commitment.processed):
-        raise RpcError(BLOCK_NOT_AVAILABLE, f"Block not available for slot {slot}")
-    return call.ledger.clock.unix_timestamp_of(slot)
 
 
 def get_epoch_info(call: Call) -> dict[str, Any]:
@@ -118,7 +110,6 @@ METHODS: dict[str, Callable[[Call], Any]] = {
     "getGenesisHash": get_genesis_hash,
     "getSlot": get_slot,
     "getBlockHeight": get_slot,
-    "getBlockTime": get_block_time,
     "getEpochInfo": get_epoch_info,
     "getEpochSchedule": get_epoch_schedule,
     "getLatestBlockhash": get_latest_blockhash,

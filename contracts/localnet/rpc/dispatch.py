@@ -8,14 +8,17 @@ the process must end.
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from contracts.localnet.errors import ChainBroken
+from contracts.localnet.faults import ErrorAnswer, Interruption, LateAnswer
 from contracts.localnet.ledger import Ledger
-from contracts.localnet.rpc import accounts, chain, tokens, transactions
+from contracts.localnet.rpc import accounts, chain, history, tokens, transactions
 from contracts.localnet.rpc.context import Call
+from contracts.localnet.rpc.envelope import Request, failure, parse_request, success
 from contracts.localnet.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
@@ -27,10 +30,25 @@ from contracts.localnet.rpc.params import Params
 
 BATCH_MAX = 1_000
 METHODS: dict[str, Callable[[Call], Any]] = (
-    chain.METHODS | accounts.METHODS | tokens.METHODS | transactions.METHODS
+    chain.METHODS | accounts.METHODS | tokens.METHODS | transactions.METHODS | history.METHODS
 )
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The HTTP status and body (None for no content) of an answer that leaves after `seconds`."""
+
+    status: int
+    body: bytes | None
+    seconds: float = 0
+
+
+class _Interrupted(Exception):
+    def __init__(self, fault: Interruption) -> None:
+        super().__init__(f"answered with status {fault.status}")
+        self.fault = fault
 
 
 class Dispatcher:
@@ -38,54 +56,64 @@ class Dispatcher:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._late_seconds = 0.0
         self.calls: Counter[str] = Counter()
 
-    def handle(self, body: bytes) -> bytes | None:
-        """Return the answer to a request body, or None when there is nothing to answer."""
+    def handle(self, body: bytes) -> Answer:
+        """Return the answer to a request body."""
         try:
             request = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.encode(_failure(None, RpcError(PARSE_ERROR, "Parse error")))
+            return _answer(failure(None, RpcError(PARSE_ERROR, "Parse error")))
         self._ledger.advance()
-        answer = self._batch(request) if isinstance(request, list) else self._one(request)
-        self._ledger.commit()
-        return None if answer is None else msgspec.json.encode(answer)
+        self._late_seconds = 0.0
+        try:
+            answer = self._batch(request) if isinstance(request, list) else self._one(request)
+        except _Interrupted as interrupted:
+            fault = interrupted.fault
+            return Answer(fault.status, b'{"error":"a fault that a test asked for"}', fault.seconds)
+        finally:
+            self._ledger.commit()
+        return _answer(answer, self._late_seconds)
 
     def _batch(self, requests: list[Any]) -> Any:
         if not requests or len(requests) > BATCH_MAX:
-            return _failure(None, RpcError(INVALID_REQUEST, f"A batch has 1 to {BATCH_MAX} requests"))
+            return failure(None, RpcError(INVALID_REQUEST, f"A batch has 1 to {BATCH_MAX} requests"))
         return [answer for answer in map(self._one, requests) if answer is not None] or None
 
-    def _one(self, request: Any) -> dict[str, Any] | None:
-        if not isinstance(request, dict):
-            return _failure(None, RpcError(INVALID_REQUEST, "Invalid request"))
-        number = request.get("id")
-        name = request.get("method")
-        if (
-            request.get("jsonrpc") != "2.0"
-            or not isinstance(name, str)
-            or not isinstance(number, str | int | None)
-        ):
-            return _failure(None, RpcError(INVALID_REQUEST, "Invalid request"))
-        answer = self._call(name, request.get("params"), number)
-        return answer if "id" in request else None
-
-    def _call(self, name: str, params: Any, number: str | int | None) -> dict[str, Any]:
-        method = METHODS.get(name)
-        if method is None:
-            return _failure(number, RpcError(METHOD_NOT_FOUND, "Method not found"))
-        self.calls[name] += 1
+    def _one(self, value: Any) -> dict[str, Any] | None:
         try:
-            result = method(Call(self._ledger, Params(params)))
+            request = parse_request(value)
         except RpcError as error:
-            return _failure(number, error)
-        except ChainBroken:
+            return failure(None, error)
+        answer = self._call(request)
+        return answer if request.wants_answer else None
+
+    def _call(self, request: Request) -> dict[str, Any]:
+        method = METHODS.get(request.method)
+        if method is None:
+            return failure(request.id, RpcError(METHOD_NOT_FOUND, "Method not found"))
+        self.calls[request.method] += 1
+        try:
+            self._apply_fault(request.method)
+            return success(request.id, method(Call(self._ledger, Params(request.params))))
+        except RpcError as error:
+            return failure(request.id, error)
+        except (ChainBroken, _Interrupted):
             raise
         except Exception:
-            _log.exception("%s failed", name)
-            return _failure(number, RpcError(INTERNAL_ERROR, "Internal error"))
-        return {"jsonrpc": "2.0", "result": result, "id": number}
+            _log.exception("%s failed", request.method)
+            return failure(request.id, RpcError(INTERNAL_ERROR, "Internal error"))
+
+    def _apply_fault(self, method: str) -> None:
+        match self._ledger.faults.take_call(method):
+            case ErrorAnswer() as fault:
+                raise RpcError(fault.code, fault.message)
+            case Interruption() as fault:
+                raise _Interrupted(fault)
+            case LateAnswer(seconds):
+                self._late_seconds = max(self._late_seconds, seconds)
 
 
-def _failure(number: str | int | None, error: RpcError) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "error": error.to_json(), "id": number}
+def _answer(value: Any, seconds: float = 0) -> Answer:
+    return Answer(204, None, seconds) if value is None else Answer(200, msgspec.json.encode(value), seconds)

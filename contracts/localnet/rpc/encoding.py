@@ -14,11 +14,20 @@ ENCODINGS = ("base64", "base58", "jsonParsed", "binary")
 
 
 class AccountEncoder:
-    """Writes accounts the way one call's configuration asks for (`encoding`, `dataSlice`)."""
+    """Writes accounts the way one call's configuration asks for (`encoding`, `dataSlice`).
+
+    Data too long for base58 is an error, or with `lenient` a text that says so, as subscribers get it.
+    """
 
     def __init__(
-        self, config: Config, get_account: Callable[[Pubkey], Account | None], *, default: str = "binary"
+        self,
+        config: Config,
+        get_account: Callable[[Pubkey], Account | None],
+        *,
+        default: str = "binary",
+        lenient: bool = False,
     ) -> None:
+        self._lenient = lenient
         self._encoding = config.text("encoding", default, ENCODINGS) or default
         self._slice = _parse_slice(config.raw("dataSlice"))
         self._get_account = get_account
@@ -47,6 +56,8 @@ class AccountEncoder:
             data = data[offset : offset + length]
         if self._encoding in ("base64", "jsonParsed"):
             return [codec.to_base64(data), "base64"]
+        if len(data) > BASE58_BYTES_MAX and self._lenient:
+            return "error: data too large for bs58 encoding"
         if len(data) > BASE58_BYTES_MAX:
             raise RpcError(
                 INVALID_REQUEST,
