@@ -10,7 +10,19 @@ from tests.program.world import ROOT
 REFERENCE = (ROOT / "docs" / "program.md").read_text()
 SOURCES = ROOT / "contracts" / "program" / "src"
 KINDS = ["GlobalBond", "AgentAccount", "VendorAccount", "GatewayAccount", "Channel", "Batch"]
-INSTRUCTIONS = ["initialize_bond", "deposit_bond", "register_vendor", "register_gateway", "settle_cumulative"]
+INSTRUCTIONS = [
+    "initialize_bond",
+    "deposit_bond",
+    "register_vendor",
+    "register_gateway",
+    "settle_cumulative",
+    "settle_aggregated",
+    "distribute",
+    "claim_cumulative",
+    "execute_claim",
+    "slash_equivocation",
+    "sweep_forfeited",
+]
 EVENTS = [
     "ConfigChanged",
     "Deposited",
@@ -19,6 +31,12 @@ EVENTS = [
     "ChannelOpened",
     "Settled",
     "Shortfall",
+    "Aggregated",
+    "Distributed",
+    "ClaimRequested",
+    "ClaimExecuted",
+    "AgentSlashed",
+    "ForfeitedSwept",
 ]
 
 

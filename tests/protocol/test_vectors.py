@@ -15,6 +15,7 @@ from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
 from machpay.protocol import vectors, x402
+from machpay.protocol.aggregates import Aggregate, ChannelTotal
 from machpay.protocol.encoding import parse_b64
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey, verify
@@ -72,6 +73,24 @@ def test_channel_addresses_agree_with_the_chain_package(vector):
     channel = network.channel(Pubkey.from_string(vector["agent"]), Pubkey.from_string(vector["gateway"]))
     assert (str(channel), bytes(channel).hex()) == (vector["channel"], vector["channelHex"])
     assert network.caip2 == load("channels.json")["network"]["caip2"]
+
+
+@pytest.mark.parametrize("vector", cases("aggregates.json"))
+def test_aggregated_vouchers_follow_the_formula_and_the_code(vector):
+    network = network_of(load("aggregates.json"))
+    agent = Pubkey.from_string(vector["agent"])
+    pairs = [(Pubkey.from_string(t["channel"]), int(t["cumulative"])) for t in vector["totals"]]
+    preimage = b"machpay:aggregate:v1" + bytes(network.domain) + bytes(network.mint) + bytes(agent)
+    preimage += struct.pack("<H", len(pairs))
+    preimage += b"".join(bytes(channel) + struct.pack("<Q", cumulative) for channel, cumulative in pairs)
+    assert vector["messageHex"] == (b"MP\x01\x41" + hashlib.sha256(preimage).digest()).hex()
+    assert len(vector["messageHex"]) == 2 * 36
+
+    aggregate = Aggregate(network.domain, network.mint, agent, tuple(ChannelTotal(*pair) for pair in pairs))
+    signature = aggregate.sign(SigningKey(bytes.fromhex(vector["agentSeedHex"])))
+    assert aggregate.message.hex() == vector["messageHex"]
+    assert signature.hex() == vector["signatureHex"]
+    assert aggregate.is_signed_by_agent(signature)
 
 
 @pytest.mark.parametrize("vector", cases("intents.json"))

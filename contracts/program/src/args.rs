@@ -12,7 +12,8 @@ impl<'a> Args<'a> {
         Self(data)
     }
 
-    fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N]> {
+    /// The next `N` bytes as they are.
+    pub fn chunk<const N: usize>(&mut self) -> Result<&'a [u8; N]> {
         let (chunk, rest) = self
             .0
             .split_first_chunk::<N>()

@@ -3,12 +3,14 @@
 //! The precompile takes a table of offsets and instruction indexes and verifies whatever bytes they point to, in any
 //! instruction. A program that reads fixed slices without checking the table would accept bytes nobody verified. So
 //! exactly one form is accepted: the instruction right before the current one, of the precompile, with this data and
-//! nothing more (n signatures, all indexes 0xffff for "this instruction"):
+//! nothing more (n signatures over messages of one length, all indexes 0xffff for "this instruction"):
 //!
 //! ```text
-//! [n][0]  n x { signature offset, 0xffff, key offset, 0xffff, message offset, 60, 0xffff }   u16 LE each
-//!         n x { key 32 | signature 64 | message 60 }
+//! [n][0]  n x { signature offset, 0xffff, key offset, 0xffff, message offset, length, 0xffff }   u16 LE each
+//!         n x { key 32 | signature 64 | message }
 //! ```
+//!
+//! The length, 60 of a voucher or 36 of an aggregated one, is the caller's: neither can be taken for the other.
 
 use pinocchio::{
     account::Ref,
@@ -16,10 +18,7 @@ use pinocchio::{
     AccountView, Address,
 };
 
-use crate::{
-    error::{Error, Result},
-    voucher,
-};
+use crate::error::{Error, Result};
 
 /// `Ed25519SigVerify111111111111111111111111111`
 const PROGRAM_ID: Address = Address::new_from_array([
@@ -31,21 +30,21 @@ const HEADER_LENGTH: usize = 2;
 const TABLE_ROW_LENGTH: usize = 14;
 const KEY_LENGTH: usize = 32;
 const SIGNATURE_LENGTH: usize = 64;
-const MESSAGE_LENGTH: usize = voucher::LENGTH;
-const BLOCK_LENGTH: usize = KEY_LENGTH + SIGNATURE_LENGTH + MESSAGE_LENGTH;
 const THIS_INSTRUCTION: u16 = u16::MAX;
 
-/// The data of a precompile instruction that has exactly the accepted form.
+/// The data of a precompile instruction that has exactly the accepted form, with messages of `MESSAGE_LENGTH` bytes.
 #[derive(Debug)]
-pub struct Attested<'a> {
+pub struct Attested<'a, const MESSAGE_LENGTH: usize> {
     data: &'a [u8],
     count: usize,
 }
 
-impl<'a> Attested<'a> {
+impl<'a, const MESSAGE_LENGTH: usize> Attested<'a, MESSAGE_LENGTH> {
+    const BLOCK_LENGTH: usize = KEY_LENGTH + SIGNATURE_LENGTH + MESSAGE_LENGTH;
+
     /// Check the whole form of `data` for `count` signatures.
     pub fn parse(data: &'a [u8], count: usize) -> Result<Self> {
-        if data.len() != HEADER_LENGTH + count * (TABLE_ROW_LENGTH + BLOCK_LENGTH)
+        if data.len() != HEADER_LENGTH + count * (TABLE_ROW_LENGTH + Self::BLOCK_LENGTH)
             || data[0] as usize != count
             || data[1] != 0
         {
@@ -56,7 +55,7 @@ impl<'a> Attested<'a> {
             .chunks_exact(TABLE_ROW_LENGTH)
             .enumerate()
         {
-            let key = blocks + index * BLOCK_LENGTH;
+            let key = blocks + index * Self::BLOCK_LENGTH;
             let signature = key + KEY_LENGTH;
             let message = signature + SIGNATURE_LENGTH;
             let is_exact = field(row, 0) == signature as u16
@@ -75,10 +74,10 @@ impl<'a> Attested<'a> {
 
     /// Signer and message of signature `index`.
     pub fn get(&self, index: usize) -> Result<(&'a Address, &'a [u8; MESSAGE_LENGTH])> {
-        let start = HEADER_LENGTH + self.count * TABLE_ROW_LENGTH + index * BLOCK_LENGTH;
+        let start = HEADER_LENGTH + self.count * TABLE_ROW_LENGTH + index * Self::BLOCK_LENGTH;
         let block = self
             .data
-            .get(start..start + BLOCK_LENGTH)
+            .get(start..start + Self::BLOCK_LENGTH)
             .ok_or(Error::InvalidSignature)?;
         // SAFETY: both are byte arrays of alignment 1 that lie inside `block`.
         unsafe {
@@ -103,10 +102,10 @@ pub fn instructions_sysvar(view: &AccountView) -> Result<Instructions<Ref<'_, [u
 }
 
 /// What the instruction right before the current one attests, if it is the precompile's and has `count` signatures.
-pub fn attested<'a>(
+pub fn attested<'a, const MESSAGE_LENGTH: usize>(
     instructions: &'a Instructions<Ref<'_, [u8]>>,
     count: usize,
-) -> Result<Attested<'a>> {
+) -> Result<Attested<'a, MESSAGE_LENGTH>> {
     let current = instructions.load_current_index() as usize;
     if current == 0 {
         return Err(Error::InvalidSignature);

@@ -8,9 +8,10 @@ use crate::{
     error::{Error, Result},
     event,
     instructions::{
-        accept_admin, cancel_withdrawal, commit_batch, deposit_bond, initialize_bond,
-        register_gateway, register_vendor, request_withdrawal, revoke_gateway, set_config,
-        settle_cumulative, update_vendor, withdraw_bond, Call,
+        accept_admin, cancel_withdrawal, claim_cumulative, commit_batch, deposit_bond, distribute,
+        execute_claim, initialize_bond, register_gateway, register_vendor, request_withdrawal,
+        revoke_gateway, set_config, settle_aggregated, settle_cumulative, slash_equivocation,
+        sweep_forfeited, update_vendor, withdraw_bond, Call,
     },
 };
 
@@ -58,6 +59,12 @@ fn dispatch(call: &Call, accounts: &mut [AccountView]) -> Result {
         commit_batch::DISCRIMINATOR => commit_batch::process(call, accounts),
         set_config::DISCRIMINATOR => set_config::process(call, accounts),
         accept_admin::DISCRIMINATOR => accept_admin::process(call, accounts),
+        claim_cumulative::DISCRIMINATOR => claim_cumulative::process(call, accounts),
+        execute_claim::DISCRIMINATOR => execute_claim::process(call, accounts),
+        settle_aggregated::DISCRIMINATOR => settle_aggregated::process(call, accounts),
+        distribute::DISCRIMINATOR => distribute::process(call, accounts),
+        slash_equivocation::DISCRIMINATOR => slash_equivocation::process(call, accounts),
+        sweep_forfeited::DISCRIMINATOR => sweep_forfeited::process(call, accounts),
         initialize_bond::DISCRIMINATOR => initialize_bond::process(call, accounts),
         _ => Err(Error::UnknownInstruction),
     }

@@ -84,6 +84,14 @@ errors! {
     NotPendingAdmin = 0x126, "the signer is not the wallet proposed as admin";
     GatewayRevoked = 0x127, "the gateway is revoked already";
     EmptyBatch = 0x128, "a batch has at least one payment";
+    NotClaimant = 0x140, "the signer is neither the channel's vendor nor its gateway in service";
+    NoClaimPending = 0x141, "no claim is pending on the channel";
+    ClaimLocked = 0x142, "the claim's delay has not passed";
+    SlashingWindowOpen = 0x143, "the slashing window has not ended";
+    SameChannel = 0x144, "both messages are on one channel";
+    WrongPreimage = 0x145, "a message's channel or context does not follow from the payment given";
+    NotSlashed = 0x146, "the agent is not slashed";
+    NothingToSweep = 0x147, "nothing is left to sweep, or no account given can receive it";
 }
 
 impl From<ProgramError> for Error {

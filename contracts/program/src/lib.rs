@@ -10,6 +10,7 @@
 //! `ed25519` and `voucher` decide which signatures count. docs/program.md is the reference for people.
 #![cfg_attr(any(target_os = "solana", target_arch = "bpf"), no_std)]
 
+pub mod aggregate;
 pub mod args;
 pub mod config;
 pub mod ed25519;
@@ -18,6 +19,8 @@ pub mod error;
 pub mod event;
 pub mod hash;
 pub mod instructions;
+pub mod opening;
+pub mod payment;
 pub mod pda;
 pub mod state;
 pub mod token;

@@ -1,13 +1,14 @@
 //! The voucher: the 60 bytes an agent signs and the chain checks.
 //!
 //! `"MP" 0x01 0x49 || channel 32 || cumulative u64 LE || context 16`. The channel's address binds cluster, program,
-//! mint, agent and gateway. The context is a hash of the one payment the voucher was signed for; settlement ignores it.
+//! mint, agent and gateway. The context is a hash of the one payment the voucher was signed for; only slashing reads it.
 
 use pinocchio::Address;
 
 use crate::error::{Error, Result};
 
 pub const LENGTH: usize = 60;
+pub const CONTEXT_LENGTH: usize = 16;
 const PREFIX: [u8; 4] = [b'M', b'P', 0x01, b'I'];
 
 /// A voucher read from its bytes; the signature over them is the caller's business.
@@ -34,5 +35,12 @@ impl<'a> Voucher<'a> {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&self.0[36..44]);
         u64::from_le_bytes(bytes)
+    }
+
+    /// `sha256("machpay:context:v1" || nonce || amount || deadline || request_hash)[..16]` of the payment.
+    pub fn context(&self) -> &'a [u8; CONTEXT_LENGTH] {
+        let bytes: &[u8; LENGTH] = self.0;
+        // SAFETY: bytes 44..60 exist.
+        unsafe { &*(bytes.as_ptr().add(44) as *const [u8; CONTEXT_LENGTH]) }
     }
 }

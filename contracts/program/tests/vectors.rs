@@ -97,7 +97,7 @@ fn attested_messages_come_back_in_their_order() {
     let intents = intents();
     let all: Vec<&Intent> = intents.iter().collect();
     let data = attestation(&all);
-    let attested = Attested::parse(&data, all.len()).unwrap();
+    let attested = Attested::<MESSAGE_LENGTH>::parse(&data, all.len()).unwrap();
     for (index, intent) in all.iter().enumerate() {
         let (signer, message) = attested.get(index).unwrap();
         assert_eq!(signer.as_array()[..], intent.agent[..]);
@@ -119,7 +119,7 @@ fn every_single_bit_of_header_and_table_matters() {
             for bit in 0..8 {
                 let mut changed = data.clone();
                 changed[position] ^= 1 << bit;
-                let error = Attested::parse(&changed, count).unwrap_err();
+                let error = Attested::<MESSAGE_LENGTH>::parse(&changed, count).unwrap_err();
                 assert_eq!(error, Error::InvalidSignature, "byte {position} bit {bit}");
             }
         }
@@ -133,19 +133,17 @@ fn every_other_length_is_refused() {
     data.push(0);
     for length in (0..data.len() - 1).chain([data.len()]) {
         assert!(
-            Attested::parse(&data[..length], 1).is_err(),
+            Attested::<MESSAGE_LENGTH>::parse(&data[..length], 1).is_err(),
             "{length} bytes"
         );
     }
-    assert!(Attested::parse(&data[..data.len() - 1], 2).is_err());
-    assert!(Attested::parse(&data[..data.len() - 1], 0).is_err());
+    assert!(Attested::<MESSAGE_LENGTH>::parse(&data[..data.len() - 1], 2).is_err());
+    assert!(Attested::<MESSAGE_LENGTH>::parse(&data[..data.len() - 1], 0).is_err());
 }
 
 #[test]
 fn error_numbers_are_distinct_and_in_order() {
     let numbers: Vec<u32> = Error::ALL.iter().map(|(number, _, _)| *number).collect();
-    assert_eq!(
-        numbers,
-        (0x100..0x100 + numbers.len() as u32).collect::<Vec<_>>()
-    );
+    assert_eq!(numbers[0], 0x100);
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
 }

@@ -1,7 +1,8 @@
 """The instruction that makes the runtime verify vouchers for the program.
 
 The program accepts exactly one form (contracts/program/src/ed25519.rs): a table of offsets, then per signature the
-key, the signature and the 60-byte message, every index 0xffff, "this instruction".
+key, the signature and the message (60 bytes of a voucher, 36 of an aggregated one), every index 0xffff, "this
+instruction".
 """
 
 import struct
@@ -11,7 +12,8 @@ from typing import Final
 from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
-from machpay.protocol.intents import MESSAGE_LENGTH, Voucher
+from machpay.protocol.aggregates import Aggregate
+from machpay.protocol.intents import Voucher
 from machpay.protocol.keys import SIGNATURE_LENGTH
 
 ED25519_PROGRAM_ID: Final = Pubkey.from_string("Ed25519SigVerify111111111111111111111111111")
@@ -19,7 +21,6 @@ ED25519_PROGRAM_ID: Final = Pubkey.from_string("Ed25519SigVerify1111111111111111
 _KEY_LENGTH: Final = 32
 _THIS_INSTRUCTION: Final = 0xFFFF
 _ROW: Final = struct.Struct("<7H")
-_BLOCK_LENGTH: Final = _KEY_LENGTH + SIGNATURE_LENGTH + MESSAGE_LENGTH
 
 
 def attest(vouchers: Sequence[tuple[Pubkey, Voucher]]) -> Instruction:
@@ -27,17 +28,27 @@ def attest(vouchers: Sequence[tuple[Pubkey, Voucher]]) -> Instruction:
 
     Must stand right before the instruction that uses it. The transaction fails if any signature is wrong.
     """
-    if not 1 <= len(vouchers) <= 255:
+    return _attest([(signer, voucher.signature, voucher.message) for signer, voucher in vouchers])
+
+
+def attest_aggregate(aggregate: Aggregate, signature: bytes) -> Instruction:
+    """The precompile instruction for one aggregated voucher, signed by its agent."""
+    return _attest([(aggregate.agent, signature, aggregate.message)])
+
+
+def _attest(signed: Sequence[tuple[Pubkey, bytes, bytes]]) -> Instruction:
+    """For (signer, signature, message) triples."""
+    if not 1 <= len(signed) <= 255:
         raise ValueError("the precompile takes 1 to 255 signatures")
-    table, blocks = bytearray((len(vouchers), 0)), bytearray()
-    first_block = 2 + _ROW.size * len(vouchers)
-    for signer, voucher in vouchers:
+    table, blocks = bytearray((len(signed), 0)), bytearray()
+    first_block = 2 + _ROW.size * len(signed)
+    for signer, signature_bytes, message_bytes in signed:
+        if len(signature_bytes) != SIGNATURE_LENGTH:
+            raise ValueError(f"a voucher's signature must have {SIGNATURE_LENGTH} bytes")
         key = first_block + len(blocks)
         signature = key + _KEY_LENGTH
         message = signature + SIGNATURE_LENGTH
         here = _THIS_INSTRUCTION
-        table += _ROW.pack(signature, here, key, here, message, MESSAGE_LENGTH, here)
-        blocks += bytes(signer) + voucher.signature + voucher.message
-        if len(blocks) % _BLOCK_LENGTH:
-            raise ValueError("a voucher's signature must have 64 bytes")
+        table += _ROW.pack(signature, here, key, here, message, len(message_bytes), here)
+        blocks += bytes(signer) + signature_bytes + message_bytes
     return Instruction(ED25519_PROGRAM_ID, bytes(table + blocks), [])

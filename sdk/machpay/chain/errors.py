@@ -108,6 +108,16 @@ PROGRAM_ERRORS: Final[dict[int, ErrorText]] = {
     0x126: ErrorText("NotPendingAdmin", "the signer is not the wallet proposed as admin"),
     0x127: ErrorText("GatewayRevoked", "the gateway is revoked already"),
     0x128: ErrorText("EmptyBatch", "a batch has at least one payment"),
+    0x140: ErrorText("NotClaimant", "the signer is neither the channel's vendor nor its gateway in service"),
+    0x141: ErrorText("NoClaimPending", "no claim is pending on the channel"),
+    0x142: ErrorText("ClaimLocked", "the claim's delay has not passed"),
+    0x143: ErrorText("SlashingWindowOpen", "the slashing window has not ended"),
+    0x144: ErrorText("SameChannel", "both messages are on one channel"),
+    0x145: ErrorText(
+        "WrongPreimage", "a message's channel or context does not follow from the payment given"
+    ),
+    0x146: ErrorText("NotSlashed", "the agent is not slashed"),
+    0x147: ErrorText("NothingToSweep", "nothing is left to sweep, or no account given can receive it"),
 }
 
 

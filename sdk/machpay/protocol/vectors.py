@@ -20,6 +20,7 @@ from solders.hash import Hash
 from solders.pubkey import Pubkey
 
 from machpay.protocol import x402
+from machpay.protocol.aggregates import AGGREGATE_CHANNELS_MAX, Aggregate, ChannelTotal
 from machpay.protocol.encoding import I64_MAX, U64_MAX, to_b64
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
@@ -163,6 +164,49 @@ def intents() -> Json:
             " digest as in docs/protocol.md. 'next payment' and 'same nonce' share agent and nonce on two"
             " channels: together they are an equivocation."
         ),
+        "network": _network(),
+        "vectors": vectors,
+    }
+
+
+def aggregates() -> Json:
+    """Aggregated vouchers: one signature over what an agent has authorised on many channels."""
+    one, two = (
+        _channel(_key(AGENT_SEED).public, _key(seed).public) for seed in (GATEWAY_SEED, SECOND_GATEWAY_SEED)
+    )
+    many = [
+        ChannelTotal(Pubkey(bytes([n]) * 32), n * 2**53 + 1) for n in range(1, AGGREGATE_CHANNELS_MAX + 1)
+    ]
+    cases = [
+        ("one channel", AGENT_SEED, [ChannelTotal(one, 1_000)]),
+        (
+            "two channels, given in the other order",
+            AGENT_SEED,
+            [ChannelTotal(one, 1_000), ChannelTotal(two, 5)],
+        ),
+        ("another agent", SECOND_AGENT_SEED, [ChannelTotal(one, 1_000)]),
+        ("zero and u64 max", AGENT_SEED, [ChannelTotal(one, 0), ChannelTotal(two, U64_MAX)]),
+        ("the most channels", AGENT_SEED, many),
+    ]
+    vectors = []
+    for name, agent_seed, totals in cases:
+        agent = _key(agent_seed)
+        aggregate = Aggregate.of(DOMAIN, MINT, agent.public, totals)
+        vectors.append(
+            {
+                "name": name,
+                "agentSeedHex": agent_seed.hex(),
+                "agent": agent.pubkey,
+                "totals": [
+                    {"channel": str(total.channel), "cumulative": str(total.cumulative)}
+                    for total in aggregate.totals
+                ],
+                "messageHex": aggregate.message.hex(),
+                "signatureHex": aggregate.sign(agent).hex(),
+            }
+        )
+    return {
+        "about": "36-byte message of an aggregated voucher and the agent's signature; totals ascend by channel.",
         "network": _network(),
         "vectors": vectors,
     }
@@ -446,6 +490,7 @@ def x402_headers() -> Json:
 
 
 FILES: Final[dict[str, Callable[[], Json]]] = {
+    "aggregates.json": aggregates,
     "channels.json": channels,
     "intents.json": intents,
     "nonces.json": nonces,

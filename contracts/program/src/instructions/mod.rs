@@ -6,15 +6,21 @@
 
 pub mod accept_admin;
 pub mod cancel_withdrawal;
+pub mod claim_cumulative;
 pub mod commit_batch;
 pub mod deposit_bond;
+pub mod distribute;
+pub mod execute_claim;
 pub mod initialize_bond;
 pub mod register_gateway;
 pub mod register_vendor;
 pub mod request_withdrawal;
 pub mod revoke_gateway;
 pub mod set_config;
+pub mod settle_aggregated;
 pub mod settle_cumulative;
+pub mod slash_equivocation;
+pub mod sweep_forfeited;
 pub mod update_vendor;
 pub mod withdraw_bond;
 
@@ -52,4 +58,11 @@ fn require_address(view: &AccountView, address: &Address) -> Result {
     } else {
         Err(Error::WrongAddress)
     }
+}
+
+/// Eight bytes as a u64.
+fn read_u64(bytes: &[u8]) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(bytes);
+    u64::from_le_bytes(value)
 }

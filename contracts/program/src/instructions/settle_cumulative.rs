@@ -23,19 +23,18 @@
 //! pays `min(min(cumulative, up_to) - settled, what the agent has)`; where nothing is due it is skipped, so the same
 //! voucher twice pays once. An agent may stand beside several channels: each is settled on what the one before left.
 
-use core::mem::size_of;
+use pinocchio::{AccountView, Address};
 
-use pinocchio::{cpi::Seed, AccountView, Address};
-
-use super::{require_address, require_program, require_signer, Call};
+use super::{read_u64, require_address, require_program, require_signer, Call};
 use crate::{
     ed25519,
     error::{Error, Result},
     event::{discriminator, Event, EventSink},
-    pda::{self, NewAccount},
-    state::{self, AgentAccount, Channel, GatewayAccount, GlobalBond, VendorAccount},
+    opening::Opening,
+    payment, pda,
+    state::{self, AgentAccount, Channel, GlobalBond, VendorAccount},
     token::{self, Vault},
-    voucher::Voucher,
+    voucher::{self, Voucher},
 };
 
 pub const DISCRIMINATOR: [u8; 8] = [0x52, 0x72, 0xde, 0x03, 0xdd, 0x86, 0xd7, 0x85];
@@ -89,12 +88,17 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
         bond.event_authority_bump,
     )?;
     let sysvar = ed25519::instructions_sysvar(instructions)?;
-    let vouchers = ed25519::attested(&sysvar, count)?;
+    let vouchers = ed25519::attested::<{ voucher::LENGTH }>(&sysvar, count)?;
+    let opening = Opening {
+        program_id,
+        bond: &bond,
+        payer: relayer,
+        sink: &sink,
+    };
     let settlement = Settlement {
         program_id,
         bond: &bond,
         vendor: &vendor.authority,
-        relayer,
         sink: &sink,
         to_owed: !token::is_live(payout, &bond.mint),
     };
@@ -119,7 +123,7 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
         if created >> index & 1 == 1 {
             let gateway = gateways.next().ok_or(Error::WrongAccountCount)?;
             if pda::is_vacant(channel) {
-                settlement.open_channel(channel, agent_account, gateway)?;
+                opening.open(channel, agent_account, gateway)?;
             }
         } else if pda::is_vacant(channel) {
             return Err(Error::ChannelMissing);
@@ -193,18 +197,11 @@ fn gateways_for(created: u8, tail: &[AccountView]) -> Result<&[AccountView]> {
     }
 }
 
-fn read_u64(bytes: &[u8]) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(bytes);
-    u64::from_le_bytes(value)
-}
-
 /// What is the same for every channel of the transaction.
 struct Settlement<'a> {
     program_id: &'a Address,
     bond: &'a GlobalBond,
     vendor: &'a Address,
-    relayer: &'a AccountView,
     sink: &'a EventSink<'a>,
     to_owed: bool,
 }
@@ -247,8 +244,8 @@ impl Settlement<'_> {
         }
         let amount = due.min(agent.available());
         if amount > 0 {
-            take(&mut agent, amount)?;
-            raise_watermark(&mut channel, &mut agent, amount)?;
+            payment::take(&mut agent, amount)?;
+            payment::raise_watermark(&mut channel, &mut agent, amount)?;
             if self.to_owed {
                 channel.owed.add(amount)?;
             }
@@ -260,118 +257,8 @@ impl Settlement<'_> {
                 .u64(channel.settled.get());
         }
         if amount < due {
-            self.shortfall(order, &channel, due - amount)?;
+            payment::record_shortfall(self.sink, order.channel, &channel, due - amount)?;
         }
         Ok(amount)
     }
-
-    /// Create a channel for `agent_account`'s agent and the gateway; the watermark starts at zero. A revoked gateway's
-    /// channels open too: its revocation must not cost the vendor what was served before it.
-    #[inline(never)]
-    fn open_channel(
-        &self,
-        channel_view: &mut AccountView,
-        agent_view: &AccountView,
-        gateway_view: &AccountView,
-    ) -> Result {
-        let agent = state::load::<AgentAccount>(agent_view, self.program_id)?;
-        let gateway = state::load::<GatewayAccount>(gateway_view, self.program_id)?;
-        if gateway.vendor != *self.vendor {
-            return Err(Error::WrongVendor);
-        }
-        if agent.mint != self.bond.mint {
-            return Err(Error::WrongMint);
-        }
-        let seeds: [&[u8]; 5] = [
-            pda::CHANNEL_SEED,
-            self.bond.domain.as_array(),
-            self.bond.mint.as_array(),
-            agent.agent.as_array(),
-            gateway.gateway.as_array(),
-        ];
-        let bump = pda::expect(channel_view, &seeds, self.program_id)?;
-
-        let bump_seed = [bump];
-        pda::create(
-            channel_view,
-            &NewAccount {
-                payer: self.relayer,
-                owner: self.program_id,
-                space: size_of::<Channel>(),
-            },
-            &[
-                Seed::from(seeds[0]),
-                Seed::from(seeds[1]),
-                Seed::from(seeds[2]),
-                Seed::from(seeds[3]),
-                Seed::from(seeds[4]),
-                Seed::from(&bump_seed),
-            ],
-        )?;
-        {
-            let mut channel = state::initialize::<Channel>(channel_view, bump)?;
-            channel.agent = agent.agent.clone();
-            channel.gateway = gateway.gateway.clone();
-            channel.vendor = gateway.vendor.clone();
-            channel.mint = self.bond.mint.clone();
-        }
-
-        let mut event = Event::<176>::new(discriminator::CHANNEL_OPENED);
-        event
-            .address(channel_view.address())
-            .address(&self.bond.mint)
-            .address(&agent.agent)
-            .address(&gateway.gateway)
-            .address(&gateway.vendor);
-        self.sink.emit(event.as_bytes())
-    }
-
-    /// Event Shortfall: `missing` was due and not there. It stays authorised and can be settled later.
-    #[cold]
-    #[inline(never)]
-    fn shortfall(&self, order: &Order, channel: &Channel, missing: u64) -> Result {
-        let mut event = Event::<160>::new(discriminator::SHORTFALL);
-        event
-            .address(order.channel)
-            .address(&channel.agent)
-            .address(&channel.gateway)
-            .address(&channel.vendor)
-            .u64(missing)
-            .u64(channel.settled.get());
-        self.sink.emit(event.as_bytes())
-    }
-}
-
-/// Take `amount` from what the agent has: its bond or, once slashed, what was forfeited, where vendors come before the
-/// reporter.
-#[inline(always)]
-fn take(agent: &mut AgentAccount, amount: u64) -> Result {
-    if agent.is_slashed() {
-        agent.forfeited.sub(amount)?;
-        let left = agent.forfeited.get();
-        if agent.reporter_set_aside.get() > left {
-            agent.reporter_set_aside.set(left);
-        }
-    } else {
-        agent.bond.sub(amount)?;
-    }
-    agent.paid_total.add(amount)
-}
-
-/// Raise the channel's watermark by `amount`, which serves a pending claim first.
-#[inline(always)]
-fn raise_watermark(channel: &mut Channel, agent: &mut AgentAccount, amount: u64) -> Result {
-    let claimed_before = channel.open_claim();
-    channel.settled.add(amount)?;
-    if claimed_before > 0 {
-        let claimed_after = channel.open_claim();
-        agent
-            .open_claims
-            .sub(claimed_before.saturating_sub(claimed_after))?;
-        if claimed_after == 0 {
-            channel.claim_cumulative.set(0);
-            channel.claim_unlock.set(0);
-        }
-    }
-    Ok(())
 }

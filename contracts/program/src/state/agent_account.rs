@@ -8,6 +8,7 @@ use core::mem::{offset_of, size_of};
 use pinocchio::Address;
 
 use super::{Header, Layout, I64, U64};
+use crate::error::Result;
 
 /// 288 bytes.
 #[repr(C)]
@@ -26,7 +27,7 @@ pub struct AgentAccount {
     pub owner: Address,
     /// 112: what settlements may draw on, atomic units
     pub bond: U64,
-    /// 120: sum over channels of what pending claims still ask for
+    /// 120: sum over channels of what pending claims still ask for; 2^64 - 1 means "that or more" and never falls
     pub open_claims: U64,
     /// 128: what the pending withdrawal asks for; 0 is none
     pub pending_withdrawal: U64,
@@ -83,5 +84,32 @@ impl AgentAccount {
         } else {
             self.bond.get()
         }
+    }
+
+    /// What a claim may draw on. The reporter's set-aside is not part of it: whoever equivocates could have a vendor of
+    /// its own claim everything, and then nobody would have a reason to report it.
+    pub fn available_to_claims(&self) -> u64 {
+        if self.is_slashed() {
+            self.forfeited
+                .get()
+                .saturating_sub(self.reporter_set_aside.get())
+        } else {
+            self.bond.get()
+        }
+    }
+
+    /// Pending claims ask for `amount` more. An agent may sign more than 2^64 - 1 in total to vendors of its own; that
+    /// must not keep another vendor from claiming, so the sum stops there, and there it stays.
+    pub fn add_claims(&mut self, amount: u64) {
+        let open = self.open_claims.get().saturating_add(amount);
+        self.open_claims.set(open);
+    }
+
+    /// Pending claims ask for `amount` less.
+    pub fn close_claims(&mut self, amount: u64) -> Result {
+        if self.open_claims.get() == u64::MAX {
+            return Ok(());
+        }
+        self.open_claims.sub(amount)
     }
 }
