@@ -7,6 +7,7 @@ database, the keys and the gateways' logs are found again and reused.
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from devnet.offers import OFFERS, Offer
 from devnet.processes import ManagedProcess, ProcessFailed
 from devnet.services import Services
 from devnet.services.manager import Profile
-from devnet.services.ports import free_port
+from devnet.services.ports import reserve_port
 from machpay.chain.network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,7 @@ class LocalNetwork:
         self._commands: list[subprocess.Popen[bytes]] = []
         self.network: Network | None = None
         self._report = report
+        self._reserved: dict[str, socket.socket] = {}
         self._ports = self._choose_ports()
 
     # --- Addresses --------------------------------------------------------------------------------------------------
@@ -83,16 +85,26 @@ class LocalNetwork:
         return f"http://127.0.0.1:{self._ports[process]}"
 
     def _choose_ports(self) -> dict[str, int]:
+        """Ports of this network, kept from others until their process starts: two demos may start side by side."""
         ports = {}
         for name, default in DEFAULT_PORTS.items():
             fixed = self.options.fixed_ports.get(name)
             wanted = fixed or (default if self.options.prefer_default_ports else None)
-            ports[name] = free_port(wanted)
+            self._reserved[name] = reserve_port(wanted)
+            ports[name] = int(self._reserved[name].getsockname()[1])
             if wanted and ports[name] != wanted:
                 if fixed:
                     raise StartFailed(f"port {fixed} ({name}) is in use by another program")
                 self._report(f"port {wanted} ({name}) is in use; using {ports[name]}")
         return ports
+
+    def _launch(self, name: str) -> ManagedProcess:
+        """Start the process `name`, freeing its port for it."""
+        if reservation := self._reserved.pop(name, None):
+            reservation.close()
+        process = self.processes[name]
+        process.start()
+        return process
 
     # --- Environment ------------------------------------------------------------------------------------------------
 
@@ -139,7 +151,8 @@ class LocalNetwork:
         )
         self._report("creating tables; deploying bonds, vendors, gateways and agents on the chain")
         migration = self._django("migrate", "--no-input", "--verbosity", "0")
-        self._add("upstream", self._uvicorn("devnet.upstream:app", "upstream")).start()
+        self._add("upstream", self._uvicorn("devnet.upstream:app", "upstream"))
+        self._launch("upstream")
         bootstrap_chain(
             rpc_url=self.url("chain"),
             network=self.network,
@@ -162,6 +175,8 @@ class LocalNetwork:
 
     def stop(self) -> None:
         """Stop every process in the reverse of the money's direction, then the servers. Safe to call twice."""
+        for reservation in self._reserved.values():
+            reservation.close()
         for command in self._commands:
             if command.poll() is None:
                 command.kill()
@@ -228,9 +243,8 @@ class LocalNetwork:
             *("--upgrade-authority", self.keys.get("admin").pubkey),
             *("--slot-ms", str(self.options.slot_ms), "--finalized-lag", str(self.options.finalized_lag)),
         ]
-        chain = self._add("chain", command)
-        chain.start()
-        chain.wait_healthy()
+        self._add("chain", command)
+        self._launch("chain").wait_healthy()
 
     def _genesis(self) -> str:
         endpoint = json.loads((self.data_dir / "localnet" / "endpoint.json").read_text())
@@ -244,7 +258,7 @@ class LocalNetwork:
         self._add("worker", [*celery, "worker", "--concurrency", "2", "--without-gossip", "--without-mingle"])
         self._add("beat", [*celery, "beat", "--max-interval", "1"])
         for name in ("relayer", "receiver", "web", "worker", "beat"):
-            self.processes[name].start()
+            self._launch(name)
         for name in ("relayer", "receiver", "web", "upstream"):
             self.processes[name].wait_healthy()
 
@@ -255,7 +269,8 @@ class LocalNetwork:
         config = folder / "gateway.toml"
         config.write_text(self._gateway_config(offer, folder))
         command = [sys.executable, "-m", "machpay_gateway", "run", "--config", str(config)]
-        self._add(offer.gateway, command).start()
+        self._add(offer.gateway, command)
+        self._launch(offer.gateway)
 
     def _gateway_config(self, offer: Offer, folder: Path) -> str:
         assert self.network is not None

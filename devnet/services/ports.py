@@ -17,6 +17,22 @@ def free_port(preferred: int | None = None) -> int:
         return int(probe.getsockname()[1])
 
 
+def reserve_port(preferred: int | None = None) -> socket.socket:
+    """A listening socket on `preferred` if that is free, else on any port: nobody else can take the port until it is
+    closed, which the caller does right before the server starts."""
+    port = free_port(preferred)
+    reservation = socket.socket()
+    try:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind((LOOPBACK, port))
+        # Only a listening socket keeps others away; a bound one shares the port with whoever reuses addresses.
+        reservation.listen(1)
+    except OSError:
+        reservation.close()
+        return reserve_port()
+    return reservation
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As servers do: connections of the previous server in TIME_WAIT must not count as taken.

@@ -27,6 +27,11 @@ def test_waits():
 """
 
 
+def _notice_interrupts() -> None:
+    """A shell's background job ignores SIGINT and so would everything it starts; a person's Ctrl-C is not ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Session:
     """A pytest session in a process of its own, held inside its one test until `finish()`."""
 
@@ -46,6 +51,7 @@ class Session:
             cwd=ROOT,
             env=CLEAN | {"SIGNAL": str(started), "HOLD": str(self.hold)},
             stdout=subprocess.DEVNULL,
+            preexec_fn=_notice_interrupts,  # noqa: PLW1509  (the tests start no threads before this)
         )
         self.database_url = started.read_text()
 
