@@ -5,8 +5,6 @@ Exit codes: 0 fine, 1 something it talks to is not well (`check`), 2 the configu
 
 import argparse
 import asyncio
-import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +14,7 @@ import msgspec
 from machpay_gateway import __version__
 from machpay_gateway.check import check
 from machpay_gateway.errors import ConfigError, LogError
+from machpay_gateway.logs import configure_logging
 from machpay_gateway.server import run
 from machpay_gateway.settings import Settings, load_settings
 
@@ -23,11 +22,7 @@ from machpay_gateway.settings import Settings, load_settings
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    configure_logging()
     try:
         settings = _with_address(load_settings(options.config), options.host, options.port)
         if options.command == "check":

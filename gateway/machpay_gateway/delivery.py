@@ -37,7 +37,9 @@ LINGER_S: Final = 0.1
 """How long the first payment of a batch waits for company."""
 _SLICE: Final = 32
 """Items built between two turns of the event loop, so that a large batch delays no request."""
-_REFUSED_AS_A_WHOLE: Final = frozenset({400, 413, 422})
+_TOO_LARGE: Final = 413
+"""The one status of a whole batch that sending it again as it is cannot change. The relayer judges items one by one, so
+any other error says something about the relayer or the way to it, and the payments wait in the log."""
 
 logger = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(SettlementAnswer)
@@ -171,13 +173,12 @@ class Delivery:
                 self._settings.relayer_url, "/settlements", msgspec.json.encode(body)
             )
         except RelayerError as error:
-            if error.status not in _REFUSED_AS_A_WHOLE:
+            if error.status != _TOO_LARGE:
                 raise
             if len(batch) > 1:
-                # One item may spoil the batch: find it by halves.
                 return await self._post(batch[: len(batch) // 2], items[: len(items) // 2])
             logger.error("payment %d is refused with its batch: %s", batch[0].seq, error)
-            result = ItemResult(digest="", status="rejected", retry=False, code=f"http_{error.status}")
+            result = ItemResult(digest="", status="rejected", retry=False, code="too_large")
             return await self._settle(batch, items, [result])
         return await self._settle(batch, items, _results(raw, len(batch)))
 

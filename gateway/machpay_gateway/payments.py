@@ -119,7 +119,8 @@ class Payments:
             )
         )
         payment = self.book.join.open[number]
-        self._in_flight[self.book.digest(payment)] = number
+        payment.digest = intent.digest
+        self._in_flight[payment.digest] = number
         return Ticket(payment, self.book.channel(attempt.agent))
 
     def resolve(self, ticket: Ticket, http_status: int, charged: int, *, final: bool) -> SignedReceipt:

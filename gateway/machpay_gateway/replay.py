@@ -1,8 +1,8 @@
 """The replay guard: which nonces this gateway has accepted and could be offered again.
 
 A nonce is forgotten once its deadline plus the allowed clock skew has passed; `floor` remembers how far forgetting
-has come, so that a clock that steps back cannot make a forgotten nonce acceptable. A step of more than the longest lifetime
-means that the clock was far ahead before: refusing everybody until it gets there again would only stop the gateway.
+has come, so that a clock that steps back cannot make a forgotten nonce acceptable. A step of more than the longest
+lifetime means that the clock was far ahead before: refusing everybody until it gets there again would help nobody.
 """
 
 import logging

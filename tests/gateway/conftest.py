@@ -87,8 +87,9 @@ class RunningGateway:
         await self.stop()
         await self.http.close()
 
-    def payer(self) -> Payer:
-        return Payer(self.settings.key.public)
+    def payer(self, key: SigningKey | None = None) -> Payer:
+        agent = key or SigningKey.generate()
+        return Payer(self.settings.key.public, agent, network=self.settings.network)
 
     async def request(self, method: str, target: str, **options: Any) -> Answer:
         async with self.http.request(
@@ -102,7 +103,12 @@ class RunningGateway:
     async def committed(self, payer: Payer) -> int:
         """served + reserved of the payer's channel, as the gateway itself says when a total is too low."""
         intent = make_intent(
-            payer.key, payer.gateway, cumulative=0, amount=PROBE_PRICE, bound_to=request_hash("GET", "/probe")
+            payer.key,
+            payer.gateway,
+            cumulative=0,
+            amount=PROBE_PRICE,
+            bound_to=request_hash("GET", "/probe"),
+            net=payer.network,
         )
         answer = await self.get("/probe", headers=payer.headers(intent))
         correction = x402.parse_correction(answer.response.extra)

@@ -82,16 +82,18 @@ def configuration(
     gateway: str = "",
     upstream: str = "",
     solvency: str = "",
+    net: Network | None = None,
+    vendor: Pubkey | None = None,
 ) -> str:
     """A whole gateway.toml; the key file is written into `folder`."""
     keypair = folder / "gateway.json"
     if not keypair.exists():
         key.save(keypair)
-    net = network()
+    net = net or network()
     return f"""
 [gateway]
 keypair_file = "gateway.json"
-vendor = "{SigningKey(b"v" * 32).pubkey}"
+vendor = "{vendor or SigningKey(b"v" * 32).pubkey}"
 data_dir = "data"
 port = 0
 name = "Test"
@@ -133,10 +135,11 @@ def make_intent(
     nonce: UUID | None = None,
     deadline: int | None = None,
     bound_to: bytes | None = None,
+    net: Network | None = None,
 ) -> PaymentIntent:
     """A payment for `GET /paid` unless `bound_to` says otherwise."""
     return PaymentIntent(
-        channel=network().channel(agent.public, gateway),
+        channel=(net or network()).channel(agent.public, gateway),
         cumulative=cumulative,
         nonce=nonce or new_nonce(),
         amount=amount,
@@ -206,6 +209,7 @@ class Payer:
     gateway: Pubkey
     key: SigningKey = field(default_factory=SigningKey.generate)
     total: int = 0
+    network: Network = field(default_factory=network)
 
     def intent(
         self,
@@ -220,7 +224,7 @@ class Payer:
         changes.setdefault("bound_to", request_hash(method, target, body))
         changes.setdefault("cumulative", self.total + price)
         changes.setdefault("amount", price)
-        intent = make_intent(self.key, self.gateway, **changes)
+        intent = make_intent(self.key, self.gateway, net=self.network, **changes)
         self.total = max(self.total, intent.cumulative)
         return intent
 
@@ -233,7 +237,7 @@ class Payer:
         **accepted: Any,
     ) -> dict[str, str]:
         """The payment header for `intent`; `accepted` changes fields of the requirements that are echoed."""
-        net = network()
+        net = self.network
         fields: dict[str, Any] = {
             "scheme": x402.SCHEME,
             "network": net.caip2,

@@ -118,7 +118,7 @@ async def test_an_item_to_be_retried_is_sent_again_before_anything_behind_it(
     assert not (gateway.settings.data_dir / "dead-letters.jsonl").exists()
 
 
-async def test_a_batch_that_is_refused_as_a_whole_is_halved_until_the_bad_item_is_alone(
+async def test_a_batch_that_is_too_large_is_halved_and_an_item_that_is_goes_to_the_dead_letters(
     gateway: RunningGateway, net: NetworkStandIn
 ) -> None:
     net.refuse_batches_with = 413
@@ -126,14 +126,14 @@ async def test_a_batch_that_is_refused_as_a_whole_is_halved_until_the_bad_item_i
     path = gateway.settings.data_dir / "dead-letters.jsonl"
     await eventually(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "three dead letters")
     assert {msgspec.json.decode(line)["rejected_code"] for line in path.read_bytes().splitlines()} == {
-        "http_413"
+        "too_large"
     }
     net.refuse_batches_with = None
     digests = await pay(gateway, 1)
     await eventually(lambda: list(net.items) == digests, "delivery goes on")
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 500])
 async def test_other_errors_are_retried_and_lose_nothing(
     gateway: RunningGateway, net: NetworkStandIn, status: int
 ) -> None:
