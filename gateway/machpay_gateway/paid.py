@@ -1,6 +1,6 @@
-"""One paid exchange, from the payment header to the last byte: the I/O around the decisions of `decide`.
+"""One paid exchange, from the payment header to the last byte.
 
-    screen and admit -> reserve (accept record) -> upstream -> outcome record -> fsync -> first byte -> sent record
+    admission, reserved (accept record) -> upstream -> outcome record -> fsync -> first byte -> sent record
 
 What was charged is settled before the first byte, because the receipt travels in the headers. An answer that is whole
 by then is charged or not for good. A longer one is charged when it starts; if the upstream breaks it off, the charge is
@@ -17,15 +17,14 @@ from typing import Any, Final
 
 import msgspec
 
-from machpay.protocol.errors import MalformedError, RefusalCode
-from machpay.protocol.events import PAYMENT_AUTHORIZED, REQUEST_BLOCKED
+from machpay.protocol.events import PAYMENT_AUTHORIZED
 from machpay.protocol.receipts import SignedReceipt
-from machpay.protocol.requests import Binding
-from machpay.protocol.x402 import PaymentResponse, PaymentTerms, decode_payload, parse_terms
+from machpay.protocol.x402 import PaymentResponse
 from machpay_gateway import headers as names
-from machpay_gateway.answers import respond_payment_required, respond_problem
-from machpay_gateway.challenge import Challenges, corrective, encode, header
-from machpay_gateway.decide import Attempt, Credit, Forward, LookUp, Offer, Reject, admit, decide, is_charged
+from machpay_gateway.admission import RETRY_AFTER, Admission, Asked
+from machpay_gateway.answers import respond_problem
+from machpay_gateway.challenge import encode
+from machpay_gateway.decide import Reject, is_charged
 from machpay_gateway.delivery import settlement_item
 from machpay_gateway.errors import LogUnavailable, RequestError, UpstreamError
 from machpay_gateway.events import Events
@@ -34,7 +33,7 @@ from machpay_gateway.payments import Payments, Ticket
 from machpay_gateway.request import ClientGone, Request, Send
 from machpay_gateway.routes import Route
 from machpay_gateway.settings import Settings
-from machpay_gateway.solvency import RECHECK_S, RETRY_AFTER_S, Solvency
+from machpay_gateway.solvency import Solvency
 from machpay_gateway.upstream import Upstream, UpstreamAnswer
 
 WHOLE_ANSWER_BYTES: Final = 64 * 1024
@@ -45,19 +44,8 @@ CLIENT_WRITE_S: Final = 60.0
 """How long one piece of an answer may wait for a client that does not read."""
 CLIENT_GONE_STATUS: Final = 499
 """The status in the receipt of a payment whose client hung up before its request was complete."""
-_RETRY_AFTER: Final = (b"retry-after", str(RETRY_AFTER_S).encode())
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What one request is asked to pay, and for what exactly."""
-
-    route: Route
-    url: str
-    binding: Binding
-    request_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +75,9 @@ class PaidExchanges:
     ) -> None:
         self._settings = settings
         self._network = settings.network.caip2
-        self._asset = str(settings.network.mint)
+        self._admission = Admission(settings, payments, solvency, events, metrics)
         self._payments = payments
-        self._solvency = solvency
         self._upstream = upstream
-        self._challenges = Challenges(settings)
         self._events = events
         self._metrics = metrics
 
@@ -102,7 +88,7 @@ class PaidExchanges:
         if request.method == "HEAD":
             # Nothing could be delivered for a HEAD, so a payment on it is not even looked at.
             request.is_whole = True
-            await self._challenge(self._asked(route, request), send)
+            await self._admission.challenge(self._admission.asked(route, request), send)
             return
         if payment_header is None:
             if request.header(names.V1_PAYMENT) is not None:
@@ -110,122 +96,21 @@ class PaidExchanges:
                     400, "x402_version", "X-PAYMENT is x402 version 1; send PAYMENT-SIGNATURE (version 2)"
                 )
             await request.read_head()
-            await self._challenge(self._asked(route, request), send)
+            await self._admission.challenge(self._admission.asked(route, request), send)
             return
         if self._payments.journal.failure is not None:
             raise self._unavailable()
-        terms, attempt = self._parse(payment_header)
+        attempt = self._admission.parse(payment_header)
         await request.read_head()
-        asked = self._asked(route, request)
-        admitted = await self._admit(attempt, asked)
+        asked = self._admission.asked(route, request)
+        admitted = await self._admission.admit(attempt, asked)
         if isinstance(admitted, Reject):
-            await self._refuse(admitted, terms, asked, send)
+            await self._admission.refuse(admitted, attempt, asked, send)
             return
         await self._serve_accepted(admitted, asked, request, send)
         latency_s = time.perf_counter() - started
         self._metrics.paid_seconds.observe(latency_s)
         self._announce(admitted, route, latency_s)
-
-    # --- Before the upstream ----------------------------------------------------------------------------------------
-
-    def _asked(self, route: Route, request: Request) -> Asked:
-        binding, request_hash = request.binding()
-        url = self._challenges.url(request.scheme, request.host, request.raw_path, route)
-        return Asked(route, url, binding, request_hash)
-
-    async def _challenge(self, asked: Asked, send: Send) -> None:
-        self._metrics.requests.labels("unpaid", asked.route.label).inc()
-        body = self._challenges.plain(asked.route, asked.url, asked.binding, asked.request_hash)
-        await respond_payment_required(send, body, [(names.REQUIRED, header(body))])
-
-    def _parse(self, payment_header: bytes) -> tuple[PaymentTerms, Attempt]:
-        try:
-            payload = decode_payload(payment_header)
-            terms = parse_terms(payload.payload)
-        except MalformedError as error:
-            raise RequestError(400, "malformed_payment", error.detail) from error
-        channel = self._settings.network.channel(terms.agent, self._settings.key.public)
-        accepted = payload.accepted
-        attempt = Attempt(
-            agent=terms.agent,
-            gateway=terms.gateway,
-            intent=terms.intent(channel),
-            signature=terms.signature,
-            scheme=accepted.scheme,
-            network=accepted.network,
-            asset=accepted.asset,
-        )
-        return terms, attempt
-
-    async def _admit(self, attempt: Attempt, asked: Asked) -> Ticket | Reject:
-        """Decide, and reserve in the same step. Raises 503 if the agent's credit cannot be known in time."""
-        price = asked.route.price_atomic
-        offer = Offer(
-            price=price,
-            gateway=self._settings.key.public,
-            network=self._network,
-            asset=self._asset,
-            max_timeout_s=self._settings.gateway.max_timeout_s,
-            request_hash=asked.request_hash,
-        )
-        credit = self._solvency.credit(attempt.agent)
-        decision = decide(attempt, offer, self._payments.standing(attempt, credit), time.time())
-        if isinstance(decision, LookUp) or self._is_stale_refusal(decision, credit):
-            known = await self._solvency.look_up(attempt.agent) or self._solvency.credit(attempt.agent)
-            if known is None:
-                raise RequestError(
-                    503, "solvency_unknown", "the agent's bond cannot be looked up now", (_RETRY_AFTER,)
-                )
-            decision = admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
-        if isinstance(decision, Forward):
-            return self._payments.accept(attempt, decision.price)
-        if isinstance(decision, Reject):
-            return decision
-        raise AssertionError("a payment was offered and its credit is known")
-
-    def _is_stale_refusal(self, decision: object, credit: Credit | None) -> bool:
-        """A refusal for lack of bond by an answer that may be older than the agent's top-up."""
-        return (
-            isinstance(decision, Reject)
-            and decision.code is RefusalCode.INSUFFICIENT_BOND
-            and credit is not None
-            and time.monotonic() - credit.read_at > RECHECK_S
-        )
-
-    async def _refuse(self, rejection: Reject, terms: PaymentTerms, asked: Asked, send: Send) -> None:
-        route, code = asked.route, rejection.code
-        self._metrics.requests.labels("refused", route.label).inc()
-        self._metrics.refusals.labels(code.value).inc()
-        extra: dict[str, object] = {}
-        if code is RefusalCode.CUMULATIVE_TOO_LOW:
-            extra = corrective(*self._payments.correction(terms.agent))
-        body = self._challenges.refused(
-            route, asked.url, asked.binding, asked.request_hash, code.value, extra
-        )
-        response = PaymentResponse(
-            success=False,
-            payer=str(terms.agent),
-            network=self._network,
-            amount="0",
-            error_reason=code.value,
-            extra={**extra, "detail": rejection.detail},
-        )
-        payer = response.payer
-        credit = self._solvency.credit(terms.agent) if code is RefusalCode.INSUFFICIENT_BOND else None
-        blocked: dict[str, Any] = {
-            "agent_id": payer,
-            "reason": code.value,
-            "required_amount": str(route.price_atomic),
-            "route": route.label,
-        }
-        if credit is not None:
-            blocked["current_balance"] = str(credit.bond)
-        self._events.emit(REQUEST_BLOCKED, payer, lambda: blocked)
-        await respond_payment_required(
-            send, body, [(names.REQUIRED, header(body)), (names.RESPONSE, encode(response))]
-        )
-
-    # --- Accepted ---------------------------------------------------------------------------------------------------
 
     async def _serve_accepted(self, ticket: Ticket, asked: Asked, request: Request, send: Send) -> None:
         """From here on the payment ends in exactly one outcome, whatever happens."""
@@ -366,7 +251,7 @@ class PaidExchanges:
         )
 
     def _unavailable(self) -> RequestError:
-        return RequestError(503, "log_unavailable", "payments cannot be recorded now", (_RETRY_AFTER,))
+        return RequestError(503, "log_unavailable", "payments cannot be recorded now", (RETRY_AFTER,))
 
     def _announce(self, ticket: Ticket, route: Route, latency_s: float) -> None:
         """Tell the receiver about a charge."""

@@ -1,0 +1,154 @@
+"""Before the upstream: what a request is asked to pay, whether its payment is admitted, and the 402s.
+
+Acts on the decisions of `decide`; a payment that is admitted is reserved in the same step.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.events import REQUEST_BLOCKED
+from machpay.protocol.requests import Binding
+from machpay.protocol.x402 import PaymentResponse, decode_payload, parse_terms
+from machpay_gateway import decide
+from machpay_gateway import headers as names
+from machpay_gateway.answers import respond_payment_required
+from machpay_gateway.challenge import Challenges, corrective, encode, header
+from machpay_gateway.decide import Attempt, Credit, Forward, LookUp, Offer, Reject
+from machpay_gateway.errors import RequestError
+from machpay_gateway.events import Events
+from machpay_gateway.metrics import Metrics
+from machpay_gateway.payments import Payments, Ticket
+from machpay_gateway.request import Request, Send
+from machpay_gateway.routes import Route
+from machpay_gateway.settings import Settings
+from machpay_gateway.solvency import RECHECK_S, RETRY_AFTER_S, Solvency
+
+RETRY_AFTER: Final = (b"retry-after", str(RETRY_AFTER_S).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request is asked to pay, and for what exactly."""
+
+    route: Route
+    url: str
+    binding: Binding
+    request_hash: bytes
+
+
+class Admission:
+    """Challenges, admits and refuses."""
+
+    def __init__(
+        self, settings: Settings, payments: Payments, solvency: Solvency, events: Events, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._network = settings.network.caip2
+        self._asset = str(settings.network.mint)
+        self._payments = payments
+        self._solvency = solvency
+        self._challenges = Challenges(settings)
+        self._events = events
+        self._metrics = metrics
+
+    def asked(self, route: Route, request: Request) -> Asked:
+        """What `request` is asked to pay; after its head was read."""
+        binding, request_hash = request.binding()
+        url = self._challenges.url(request.scheme, request.host, request.raw_path, route)
+        return Asked(route, url, binding, request_hash)
+
+    async def challenge(self, asked: Asked, send: Send) -> None:
+        """Answer a request that offers no payment."""
+        self._metrics.requests.labels("unpaid", asked.route.label).inc()
+        body = self._challenges.plain(asked.route, asked.url, asked.binding, asked.request_hash)
+        await respond_payment_required(send, body, [(names.REQUIRED, header(body))])
+
+    def parse(self, payment_header: bytes) -> Attempt:
+        """The payment in a PAYMENT-SIGNATURE header. Raises 400 if it does not parse."""
+        try:
+            payload = decode_payload(payment_header)
+            terms = parse_terms(payload.payload)
+        except MalformedError as error:
+            raise RequestError(400, "malformed_payment", error.detail) from error
+        channel = self._settings.network.channel(terms.agent, self._settings.key.public)
+        accepted = payload.accepted
+        return Attempt(
+            agent=terms.agent,
+            gateway=terms.gateway,
+            intent=terms.intent(channel),
+            signature=terms.signature,
+            scheme=accepted.scheme,
+            network=accepted.network,
+            asset=accepted.asset,
+        )
+
+    async def admit(self, attempt: Attempt, asked: Asked) -> Ticket | Reject:
+        """Decide, and reserve in the same step. Raises 503 if the agent's credit cannot be known in time."""
+        price = asked.route.price_atomic
+        offer = Offer(
+            price=price,
+            gateway=self._settings.key.public,
+            network=self._network,
+            asset=self._asset,
+            max_timeout_s=self._settings.gateway.max_timeout_s,
+            request_hash=asked.request_hash,
+        )
+        credit = self._solvency.credit(attempt.agent)
+        decision = decide.decide(attempt, offer, self._payments.standing(attempt, credit), time.time())
+        if isinstance(decision, LookUp) or self._is_stale_refusal(decision, credit):
+            known = await self._solvency.look_up(attempt.agent) or self._solvency.credit(attempt.agent)
+            if known is None:
+                raise RequestError(
+                    503, "solvency_unknown", "the agent's bond cannot be looked up now", (RETRY_AFTER,)
+                )
+            decision = decide.admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
+        if isinstance(decision, Forward):
+            return self._payments.accept(attempt, decision.price)
+        if isinstance(decision, Reject):
+            return decision
+        raise AssertionError("a payment was offered and its credit is known")
+
+    def _is_stale_refusal(self, decision: object, credit: Credit | None) -> bool:
+        """A refusal for lack of bond by an answer that may be older than the agent's top-up."""
+        return (
+            isinstance(decision, Reject)
+            and decision.code is RefusalCode.INSUFFICIENT_BOND
+            and credit is not None
+            and time.monotonic() - credit.read_at > RECHECK_S
+        )
+
+    async def refuse(self, rejection: Reject, attempt: Attempt, asked: Asked, send: Send) -> None:
+        """Answer a payment that was not admitted: the code, and what helps to make a better one."""
+        route, code = asked.route, rejection.code
+        self._metrics.requests.labels("refused", route.label).inc()
+        self._metrics.refusals.labels(code.value).inc()
+        extra: dict[str, object] = {}
+        if code is RefusalCode.CUMULATIVE_TOO_LOW:
+            extra = corrective(*self._payments.correction(attempt.agent))
+        body = self._challenges.refused(
+            route, asked.url, asked.binding, asked.request_hash, code.value, extra
+        )
+        response = PaymentResponse(
+            success=False,
+            payer=str(attempt.agent),
+            network=self._network,
+            amount="0",
+            error_reason=code.value,
+            extra={**extra, "detail": rejection.detail},
+        )
+        payer = response.payer
+        credit = self._solvency.credit(attempt.agent) if code is RefusalCode.INSUFFICIENT_BOND else None
+        blocked: dict[str, Any] = {
+            "agent_id": payer,
+            "reason": code.value,
+            "required_amount": str(route.price_atomic),
+            "route": route.label,
+        }
+        if credit is not None:
+            blocked["current_balance"] = str(credit.bond)
+        self._events.emit(REQUEST_BLOCKED, payer, lambda: blocked)
+        await respond_payment_required(
+            send, body, [(names.REQUIRED, header(body)), (names.RESPONSE, encode(response))]
+        )
