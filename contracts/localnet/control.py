@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import httpx
 
-NODE_BEHIND = -32005
+NODE_UNHEALTHY = -32005
 
 
 class ControlError(Exception):
@@ -90,10 +90,19 @@ class Control:
     # The next calls of a method ("*" for any)
 
     def fail_calls(
-        self, method: str, calls: int = 1, *, code: int = NODE_BEHIND, message: str = "Node is unhealthy"
+        self,
+        method: str,
+        calls: int = 1,
+        *,
+        code: int = NODE_UNHEALTHY,
+        message: str = "Node is unhealthy",
+        data: object = None,
     ) -> dict[str, Any]:
         """Answer the next `calls` calls with a JSON-RPC error, doing nothing."""
-        return self._do("fail_calls", method=method, calls=calls, code=code, message=message)
+        if code == NODE_UNHEALTHY and data is None:
+            # As a cluster sends it; solders cannot read the error without.
+            data = {"numSlotsBehind": None}
+        return self._do("fail_calls", method=method, calls=calls, code=code, message=message, data=data)
 
     def interrupt_calls(
         self, method: str, calls: int = 1, *, status: int = 503, seconds: float = 0

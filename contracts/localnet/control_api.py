@@ -54,6 +54,10 @@ class Arguments:
             raise BadArguments(f"{name} must be a string")
         return value
 
+    def json(self, name: str) -> Any:
+        """Return any value, None when it is not given."""
+        return self._values.pop(name, None)
+
     def finish(self) -> None:
         """Refuse what no action knows."""
         if self._values:
@@ -142,7 +146,8 @@ class ControlApi:
 
     def _fail_calls(self, arguments: Arguments) -> None:
         method, calls = arguments.text("method"), arguments.integer("calls", 1, COUNT_MAX)
-        fault = ErrorAnswer(arguments.integer("code", -(2**31), 2**31), arguments.text("message"))
+        code, message = arguments.integer("code", -(2**31), 2**31), arguments.text("message")
+        fault = ErrorAnswer(code, message, arguments.json("data"))
         arguments.finish()
         self._ledger.faults.fail_calls(method, calls, fault)
 

@@ -5,6 +5,7 @@ acts by itself, and without `--allow-faults` nobody can set any.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 # Matches any method.
 ANY_METHOD = "*"
@@ -26,6 +27,7 @@ class ErrorAnswer:
 
     code: int
     message: str
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)

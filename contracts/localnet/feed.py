@@ -39,6 +39,7 @@ class Subscriber:
         self.closing: tuple[int, str] | None = None
         self._queue: deque[bytes] = deque()
         self._something = asyncio.Event()
+        self._closed = asyncio.Event()
 
     def put(self, message: object) -> None:
         """Queue a message; never waits."""
@@ -52,14 +53,18 @@ class Subscriber:
         """End the connection; the first reason counts."""
         self.closing = self.closing or (code, reason)
         self._queue.clear()
-        self._something.set()
+        self._closed.set()
 
-    async def get(self) -> bytes | None:
-        """Wait for the next message; None once the connection is to end."""
-        while not self._queue and self.closing is None:
+    async def closed(self) -> None:
+        """Wait until the connection is to end."""
+        await self._closed.wait()
+
+    async def get(self) -> bytes:
+        """Wait for the next message."""
+        while not self._queue:
             self._something.clear()
             await self._something.wait()
-        return self._queue.popleft() if self._queue else None
+        return self._queue.popleft()
 
 
 class Feed:

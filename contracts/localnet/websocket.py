@@ -30,6 +30,7 @@ from contracts.localnet.rpc.params import Params
 from contracts.localnet.rpc.subscriptions import KINDS
 
 SUBSCRIPTIONS_MAX = 1_000
+CLOSE_SECONDS_MAX = 5
 # WebSocket close codes (RFC 6455 and its registry).
 NORMAL_CLOSURE = 1000
 SERVICE_RESTART = 1012
@@ -63,6 +64,7 @@ class WebSockets:
         tasks = [
             asyncio.create_task(self._read(subscriber, receive)),
             asyncio.create_task(_write(subscriber, send)),
+            asyncio.create_task(subscriber.closed()),
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -72,9 +74,10 @@ class WebSockets:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         code, reason = subscriber.closing or (NORMAL_CLOSURE, "")
-        # The other side may be gone already.
+        # The other side may be gone already, or never read again.
         with contextlib.suppress(Exception):
-            await send({"type": "websocket.close", "code": code, "reason": reason})
+            closing = send({"type": "websocket.close", "code": code, "reason": reason})
+            await asyncio.wait_for(closing, CLOSE_SECONDS_MAX)
 
     def disconnect(self) -> int:
         """End every connection; returns how many there were."""
@@ -106,7 +109,7 @@ class WebSockets:
         self._calls[request.method] += 1
         fault = self._ledger.faults.take_call(request.method)
         if isinstance(fault, ErrorAnswer):
-            raise RpcError(fault.code, fault.message)
+            raise RpcError(fault.code, fault.message, fault.data)
         call = Call(self._ledger, Params(request.params))
         if subscribes:
             if len(subscriber.subscriptions) >= SUBSCRIPTIONS_MAX:
@@ -132,5 +135,5 @@ def _kind_of(method: str) -> tuple[str, bool]:
 
 
 async def _write(subscriber: Subscriber, send: Send) -> None:
-    while (message := await subscriber.get()) is not None:
-        await send({"type": "websocket.send", "text": message.decode()})
+    while True:
+        await send({"type": "websocket.send", "text": (await subscriber.get()).decode()})

@@ -108,7 +108,7 @@ class Dispatcher:
     def _apply_fault(self, method: str) -> None:
         match self._ledger.faults.take_call(method):
             case ErrorAnswer() as fault:
-                raise RpcError(fault.code, fault.message)
+                raise RpcError(fault.code, fault.message, fault.data)
             case Interruption() as fault:
                 raise _Interrupted(fault)
             case LateAnswer(seconds):
