@@ -158,8 +158,8 @@ class LocalChain:
         return self.call(lambda chain: chain.channel(payer.agent.public, payer.gateway.public, commitment))
 
     def wait_until_final(self) -> None:
-        """Return when everything confirmed so far is final."""
-        height = self.call(lambda chain: chain.block_height("confirmed"))
+        """Return when everything sent so far is final."""
+        height = self.call(lambda chain: chain.block_height("processed"))
         self.wait_for_height(height)
 
     def wait_for_height(self, height: int) -> None:
