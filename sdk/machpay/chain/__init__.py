@@ -4,6 +4,8 @@
     accounts      the program's accounts decoded from bytes
     ed25519       the signature-check instruction that settle_cumulative reads
     instructions  builders, one per instruction of the program
+    events        the program's events, decoded from bytes
+    traces        which calls of a transaction are events of the program
     tokens        what is needed of the SPL Token program
     client        sending, confirming and reading over JSON-RPC
     errors        one tree, with the program's numbered errors

@@ -42,6 +42,7 @@ from machpay.chain.accounts import (
 from machpay.chain.errors import ConfirmationTimeout, RpcUnavailable, TransactionRejected
 from machpay.chain.network import Network
 from machpay.chain.tokens import token_amount
+from machpay.chain.traces import Recorded, recorded_events, trace_of
 from machpay.chain.transactions import (
     Commitment,
     SignedTransaction,
@@ -254,6 +255,25 @@ class ChainClient:
             answer = await _answer(self._rpc.get_signature_statuses(wanted, search_history))
             statuses += [_status(found) for found in answer.value]
         return statuses
+
+    async def events(self, signature: str, commitment: Commitment = "confirmed") -> list[Recorded] | None:
+        """What the program recorded in one transaction, in order; nothing if it failed, None if it is not known.
+
+        Raises `DecodeError` for a server that keeps no inner instructions, or an event of a later program.
+        """
+        call = self._rpc.get_transaction(
+            Signature.from_string(signature),
+            encoding="base64",
+            commitment=RpcCommitment(commitment),
+            max_supported_transaction_version=0,
+        )
+        found = (await _answer(call)).value
+        if found is None:
+            return None
+        meta = found.transaction.meta
+        if meta is not None and meta.err is not None:
+            return []
+        return recorded_events(self._network, trace_of(found.transaction))
 
     async def confirm(
         self, signature: str, commitment: Commitment = "confirmed", timeout_seconds: float = 30.0
