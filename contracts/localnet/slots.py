@@ -86,7 +86,8 @@ class Blockhashes:
 
     def __init__(self, genesis: Hash) -> None:
         self._genesis = bytes(genesis)
-        self._recent: deque[tuple[int, Hash]] = deque(maxlen=SLOT_HASHES_MAX)
+        # The open slot, and as many before it as the SlotHashes sysvar holds.
+        self._recent: deque[tuple[int, Hash]] = deque(maxlen=SLOT_HASHES_MAX + 1)
         self._slots: dict[Hash, int] = {}
 
     def of(self, slot: int) -> Hash:
@@ -97,8 +98,8 @@ class Blockhashes:
     def advance(self, slot: int) -> None:
         """Make `slot` the newest block."""
         newest = self._recent[-1][0] if self._recent else -1
-        for number in range(max(newest + 1, slot - SLOT_HASHES_MAX + 1, 0), slot + 1):
-            if len(self._recent) == SLOT_HASHES_MAX:
+        for number in range(max(newest + 1, slot - SLOT_HASHES_MAX, 0), slot + 1):
+            if len(self._recent) == self._recent.maxlen:
                 self._slots.pop(self._recent[0][1], None)
             entry = (number, self.of(number))
             self._recent.append(entry)

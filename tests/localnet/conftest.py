@@ -13,6 +13,7 @@ import httpx
 import pytest
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Confirmed, Processed
+from solana.rpc.models import TxOpts
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
@@ -21,10 +22,13 @@ from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
+from contracts.localnet.control import Control
 from contracts.localnet.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 SOL = 1_000_000_000
+FINALIZED_LAG = 4
+STILL = ("--slot-ms", "3600000", "--finalized-lag", str(FINALIZED_LAG), "--allow-faults")
 
 
 class ChainProcess:
@@ -74,6 +78,37 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
     process.close()
 
 
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
+    """A chain whose slots last an hour: it moves when a test says so, through `control`."""
+    process = ChainProcess(tmp_path_factory.mktemp("still"), *STILL)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def control(still: ChainProcess) -> Iterator[Control]:
+    """The test-only side of `still`."""
+    with Control(still.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def rpc(still: ChainProcess) -> AsyncIterator[AsyncClient]:
+    """solana-py's own client on `still`, reading what is newest."""
+    async with AsyncClient(still.url, commitment=Processed, timeout=30) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def rich(rpc: AsyncClient, control: Control) -> Keypair:
+    """A key on `still` whose 10 SOL are final."""
+    keypair = Keypair()
+    await rpc.request_airdrop(keypair.pubkey(), 10 * SOL)
+    control.advance_slots(FINALIZED_LAG)
+    return keypair
+
+
 @pytest.fixture
 def own_chain(tmp_path: Path) -> Iterator[ChainProcess]:
     """A chain that the test may stop."""
@@ -109,6 +144,16 @@ def pay(source: Keypair, to: Pubkey, lamports: int) -> Instruction:
 def signed(instructions: list[Instruction], blockhash: Hash, *signers: Keypair) -> VersionedTransaction:
     message = MessageV0.try_compile(signers[0].pubkey(), instructions, [], blockhash)
     return VersionedTransaction(message, list(signers))
+
+
+async def send_now(
+    rpc: AsyncClient, instructions: list[Instruction], *signers: Keypair
+) -> VersionedTransaction:
+    """Send without preflight or waiting: a failing transaction lands too."""
+    blockhash = (await rpc.get_latest_blockhash(Processed)).value.blockhash
+    transaction = signed(instructions, blockhash, *signers)
+    await rpc.send_transaction(transaction, TxOpts(skip_preflight=True))
+    return transaction
 
 
 async def send(

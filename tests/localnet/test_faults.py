@@ -1,6 +1,5 @@
 """Faults as a client sees them, through `Control` and solana-py, and what they leave alone."""
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,10 @@ from solders.transaction import VersionedTransaction
 from solders.transaction_status import TransactionErrorFieldless
 
 from contracts.localnet.control import Control, ControlError
-from tests.localnet.conftest import SOL, ChainProcess, pay, signed
+from tests.localnet.conftest import FINALIZED_LAG as LAG
+from tests.localnet.conftest import SOL, STILL, ChainProcess, pay, signed
 
-LAG = 4
-SLOT_MS = 3_600_000
-OPTIONS = ("--slot-ms", str(SLOT_MS), "--finalized-lag", str(LAG), "--allow-faults")
 CLOCK = Pubkey.from_string("SysvarC1ock11111111111111111111111111111111")
-
-
-@pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    """A chain whose slots last an hour."""
-    process = ChainProcess(tmp_path_factory.mktemp("still"), *OPTIONS)
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def control(still: ChainProcess) -> Iterator[Control]:
-    with Control(still.url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def rpc(still: ChainProcess) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(still.url, commitment=Processed, timeout=30) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def payer(rpc: AsyncClient) -> Keypair:
-    keypair = Keypair()
-    await rpc.request_airdrop(keypair.pubkey(), 10 * SOL)
-    return keypair
 
 
 async def payment(rpc: AsyncClient, payer: Keypair, to: Pubkey) -> VersionedTransaction:
@@ -81,15 +51,15 @@ async def clock(rpc: AsyncClient) -> int:
 
 
 async def test_dropped_sends_are_answered_and_never_run(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.drop_sends(2)
-    transaction = await payment(rpc, payer, to)
+    transaction = await payment(rpc, rich, to)
     for _ in range(2):
         assert (await rpc.send_transaction(transaction)).value == transaction.signatures[0]
         assert not await is_known(rpc, transaction.signatures[0])
-    assert (await balance(rpc, to), await balance(rpc, payer.pubkey())) == (0, 10 * SOL)
+    assert (await balance(rpc, to), await balance(rpc, rich.pubkey())) == (0, 10 * SOL)
     # The same bytes sent again land: the fault was used up.
     await rpc.send_transaction(transaction)
     assert await is_known(rpc, transaction.signatures[0])
@@ -97,7 +67,7 @@ async def test_dropped_sends_are_answered_and_never_run(
 
 
 async def test_airdrops_and_what_preflight_refuses_use_up_no_fault(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.drop_sends(1)
@@ -107,17 +77,17 @@ async def test_airdrops_and_what_preflight_refuses_use_up_no_fault(
     with pytest.raises(RPCException):
         await rpc.send_transaction(poor)
     assert control.status()["faults"]["drops"] == 1
-    await rpc.send_transaction(await payment(rpc, payer, to))
+    await rpc.send_transaction(await payment(rpc, rich, to))
     assert control.status()["faults"]["drops"] == 0
     assert await balance(rpc, to) == SOL
 
 
 async def test_a_delayed_transaction_lands_in_its_slot_and_not_before(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.delay_landing(slots=3)
-    transaction = await payment(rpc, payer, to)
+    transaction = await payment(rpc, rich, to)
     sent_at = slots(control)[0]
     await rpc.send_transaction(transaction)
     # Sending it again changes nothing while it is on its way.
@@ -135,23 +105,23 @@ async def test_a_delayed_transaction_lands_in_its_slot_and_not_before(
 
 
 async def test_a_transaction_delayed_past_its_blockhash_never_lands(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.delay_landing(slots=151)
-    transaction = await payment(rpc, payer, to)
+    transaction = await payment(rpc, rich, to)
     await rpc.send_transaction(transaction)
     control.advance_slots(200)
     assert not await is_known(rpc, transaction.signatures[0])
-    assert (await balance(rpc, to), await balance(rpc, payer.pubkey())) == (0, 10 * SOL)
+    assert (await balance(rpc, to), await balance(rpc, rich.pubkey())) == (0, 10 * SOL)
 
 
 async def test_a_lost_confirmation_is_seen_in_accounts_only_until_its_slot(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.lose_confirmation(slots=10)
-    transaction = await payment(rpc, payer, to)
+    transaction = await payment(rpc, rich, to)
     signature = transaction.signatures[0]
     await rpc.send_transaction(transaction)
     control.advance_slots(9)
@@ -174,10 +144,10 @@ async def test_a_lost_confirmation_is_seen_in_accounts_only_until_its_slot(
 
 
 async def test_a_lost_confirmation_reaches_a_signature_subscriber_late(
-    still: ChainProcess, rpc: AsyncClient, payer: Keypair, control: Control
+    still: ChainProcess, rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     control.lose_confirmation(slots=10)
-    transaction = await payment(rpc, payer, Keypair().pubkey())
+    transaction = await payment(rpc, rich, Keypair().pubkey())
     async with SolanaWsClient(still.endpoint["ws_url"]) as ws:
         await ws.signature_subscribe(signature=transaction.signatures[0], commitment=Confirmed)
         await rpc.send_transaction(transaction)
@@ -190,44 +160,42 @@ async def test_a_lost_confirmation_reaches_a_signature_subscriber_late(
 
 
 async def test_expired_blockhashes_are_refused_and_new_ones_work(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     latest = (await rpc.get_latest_blockhash(Processed)).value
-    late = await payment(rpc, payer, to)
+    late = await payment(rpc, rich, to)
     control.expire_blockhashes()
     assert (await rpc.get_block_height(Processed)).value > latest.last_valid_block_height
     with pytest.raises(RPCException, match="Blockhash not found"):
         await rpc.send_transaction(late)
     await rpc.send_transaction(late, TxOpts(skip_preflight=True))
     assert await balance(rpc, to) == 0
-    await rpc.send_transaction(await payment(rpc, payer, to))
+    await rpc.send_transaction(await payment(rpc, rich, to))
     assert await balance(rpc, to) == SOL
 
 
 async def test_held_finality_stays_while_the_chain_goes_on(
-    rpc: AsyncClient, payer: Keypair, control: Control
+    rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     control.advance_slots(LAG)
     processed, _, finalized = slots(control)
     control.hold_finality()
-    await rpc.send_transaction(await payment(rpc, payer, to))
+    await rpc.send_transaction(await payment(rpc, rich, to))
     control.advance_slots(100)
     assert slots(control) == [processed + 100, processed + 99, finalized]
     assert (await rpc.get_balance(to, Confirmed)).value == SOL
     assert (await rpc.get_balance(to, Finalized)).value == 0
-    assert (await rpc.get_balance(payer.pubkey(), Finalized)).value == 10 * SOL
+    assert (await rpc.get_balance(rich.pubkey(), Finalized)).value == 10 * SOL
     control.release_finality()
     assert slots(control) == [processed + 100, processed + 99, processed + 100 - LAG]
     assert (await rpc.get_balance(to, Finalized)).value == SOL
 
 
-async def test_calls_fail_as_told_and_are_not_done(
-    rpc: AsyncClient, payer: Keypair, control: Control
-) -> None:
+async def test_calls_fail_as_told_and_are_not_done(rpc: AsyncClient, rich: Keypair, control: Control) -> None:
     to = Keypair().pubkey()
-    transaction = await payment(rpc, payer, to)
+    transaction = await payment(rpc, rich, to)
     control.fail_calls("sendTransaction", 1)
     with pytest.raises(RPCException) as failed:
         await rpc.send_transaction(transaction)
@@ -280,14 +248,14 @@ async def test_subscribing_can_fail_too(still: ChainProcess, control: Control) -
 
 
 async def test_leaving_the_context_undoes_what_has_not_happened(
-    still: ChainProcess, rpc: AsyncClient, payer: Keypair
+    still: ChainProcess, rpc: AsyncClient, rich: Keypair
 ) -> None:
     delayed, hidden = Keypair().pubkey(), Keypair().pubkey()
     with Control(still.url) as control:
         control.delay_landing(slots=50)
-        await rpc.send_transaction(await payment(rpc, payer, delayed))
+        await rpc.send_transaction(await payment(rpc, rich, delayed))
         control.lose_confirmation(slots=50)
-        unseen = await payment(rpc, payer, hidden)
+        unseen = await payment(rpc, rich, hidden)
         await rpc.send_transaction(unseen)
         control.drop_sends(5)
         control.fail_calls("getSlot", 5)
@@ -307,7 +275,7 @@ async def test_leaving_the_context_undoes_what_has_not_happened(
 
 
 async def test_the_clock_and_the_slots_move_apart_and_stay_moved_across_a_restart(tmp_path: Path) -> None:
-    chain = ChainProcess(tmp_path / "chain", *OPTIONS)
+    chain = ChainProcess(tmp_path / "chain", *STILL)
     try:
         async with AsyncClient(chain.url) as rpc:
             with Control(chain.url) as control:

@@ -11,19 +11,14 @@ import pytest
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Confirmed, Processed
 from solana.rpc.core import RPCException
-from solders.address_lookup_table_account import AddressLookupTableAccount
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.litesvm import LiteSVM
-from solders.message import MessageV0
 from solders.pubkey import Pubkey
-from solders.system_program import ID as SYSTEM_PROGRAM
-from solders.transaction import VersionedTransaction
 
-from tests.localnet.conftest import ROOT, SOL, ChainProcess, funded, pay, send
+from tests.localnet.conftest import ROOT, SOL, ChainProcess, funded, send
 
 LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
-LOOKUP = Pubkey.from_string("AddressLookupTab1e1111111111111111111111111")
 ARTIFACT = ROOT / "contracts" / "artifacts" / "machpay.so"
 
 
@@ -126,56 +121,13 @@ async def test_a_changed_program_file_runs_after_a_restart_and_accounts_stay(tmp
         chain.close()
 
 
-async def test_a_lookup_table_serves_a_transaction(client: AsyncClient, payer: Keypair) -> None:
-    slot = (await client.get_slot(Confirmed)).value
-    table, bump = Pubkey.find_program_address([bytes(payer.pubkey()), slot.to_bytes(8, "little")], LOOKUP)
-    to = Keypair().pubkey()
-    create, extend = lookup_table_instructions(table, bump, slot, payer.pubkey(), [to])
-    await send(client, [create, extend], payer)
-    # A table serves from the slot after its extension on.
-    extended = (await client.get_slot(Processed)).value
-    while (await client.get_slot(Processed)).value <= extended:
-        pass
-    blockhash = (await client.get_latest_blockhash(Processed)).value.blockhash
-    lookup = AddressLookupTableAccount(table, [to])
-    message = MessageV0.try_compile(payer.pubkey(), [pay(payer, to, SOL)], [lookup], blockhash)
-    assert to not in message.account_keys
-    signature = (await client.send_transaction(VersionedTransaction(message, [payer]))).value
-    await client.confirm_transaction(signature, Confirmed, sleep_seconds=0.01)
-    assert (await client.get_balance(to, Confirmed)).value == SOL
-    listed = (await client.get_signatures_for_address(to, commitment=Confirmed)).value
-    assert [entry.signature for entry in listed] == [signature]
-    found = (
-        await client.get_transaction(signature, "json", Confirmed, max_supported_transaction_version=0)
-    ).value
-    assert found is not None
-    assert found.transaction.meta is not None
-    assert found.transaction.meta.loaded_addresses is not None
-    assert found.transaction.meta.loaded_addresses.writable == [to]
-
-
-def lookup_table_instructions(
-    table: Pubkey, bump: int, slot: int, authority: Pubkey, addresses: list[Pubkey]
-) -> tuple[Instruction, Instruction]:
-    metas = [
-        AccountMeta(table, False, True),
-        AccountMeta(authority, True, False),
-        AccountMeta(authority, True, True),
-        AccountMeta(SYSTEM_PROGRAM, False, False),
-    ]
-    create = (0).to_bytes(4, "little") + slot.to_bytes(8, "little") + bytes([bump])
-    extend = (
-        (2).to_bytes(4, "little") + len(addresses).to_bytes(8, "little") + b"".join(map(bytes, addresses))
-    )
-    return Instruction(LOOKUP, create, metas), Instruction(LOOKUP, extend, metas)
-
-
 def test_bad_options_are_refused(tmp_path: Path) -> None:
     for options in (
         ["--slot-ms", "0"],
         ["--finalized-lag", "0"],
         ["--program", str(ARTIFACT)],
         ["--program-id", "x"],
+        ["--history", "0"],
     ):
         command = [sys.executable, "-m", "contracts.localnet", "--state", str(tmp_path / "none"), *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)

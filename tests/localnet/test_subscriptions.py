@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Commitment, Confirmed, Finalized, Processed
 from solana.rpc.jsonrpc import SolanaJsonRpcError
-from solana.rpc.models import DataSliceOpts, MemcmpOpts, TxOpts
+from solana.rpc.models import DataSliceOpts, MemcmpOpts
 from solana.rpc.websocket_api import SolanaWsClient
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
@@ -30,56 +30,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from contracts.localnet.control import Control
 from contracts.localnet.feed import QUEUE_MESSAGES_MAX
 from contracts.localnet.websocket import SUBSCRIPTIONS_MAX
-from tests.localnet.conftest import SOL, ChainProcess, pay, signed
+from tests.localnet.conftest import FINALIZED_LAG as LAG
+from tests.localnet.conftest import SOL, ChainProcess, pay, send_now, signed
 
-LAG = 4
 LEVELS = [(Processed, 0), (Confirmed, 1), (Finalized, LAG)]
 by_level = pytest.mark.parametrize(("level", "slots"), LEVELS, ids=["processed", "confirmed", "finalized"])
-
-
-@pytest.fixture(scope="module")
-def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    """A chain whose slots last an hour."""
-    options = ("--slot-ms", "3600000", "--finalized-lag", str(LAG), "--allow-faults")
-    process = ChainProcess(tmp_path_factory.mktemp("still"), *options)
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def control(still: ChainProcess) -> Iterator[Control]:
-    with Control(still.url) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def rpc(still: ChainProcess) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(still.url, commitment=Processed) as opened:
-        yield opened
 
 
 @pytest.fixture
 async def ws(still: ChainProcess) -> AsyncIterator[SolanaWsClient]:
     async with SolanaWsClient(still.endpoint["ws_url"]) as opened:
         yield opened
-
-
-@pytest.fixture
-async def payer(rpc: AsyncClient, control: Control) -> Keypair:
-    """A key whose 10 SOL are final, so that no subscription is told of them."""
-    keypair = Keypair()
-    await rpc.request_airdrop(keypair.pubkey(), 10 * SOL)
-    control.advance_slots(LAG)
-    return keypair
-
-
-async def send(
-    rpc: AsyncClient, payer: Keypair, *instructions: Any, signers: tuple[Keypair, ...] = ()
-) -> Signature:
-    """Send without waiting; a failing transaction lands too."""
-    blockhash = (await rpc.get_latest_blockhash(Processed)).value.blockhash
-    transaction = signed(list(instructions), blockhash, payer, *signers)
-    return (await rpc.send_transaction(transaction, TxOpts(skip_preflight=True))).value
 
 
 class Raw:
@@ -118,12 +79,12 @@ async def nothing_more(ws: SolanaWsClient) -> None:
 
 @by_level
 async def test_an_account_is_told_of_when_its_change_reaches_the_commitment(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control, level: Commitment, slots: int
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control, level: Commitment, slots: int
 ) -> None:
     to = Keypair().pubkey()
     subscription = await ws.account_subscribe(pubkey=to, commitment=level, encoding="base64")
     slot = control.status()["slots"]["processed"]
-    await send(rpc, payer, pay(payer, to, SOL))
+    await send_now(rpc, [pay(rich, to, SOL)], rich)
     if slots > 1:
         control.advance_slots(slots - 1)
     if slots:
@@ -137,15 +98,15 @@ async def test_an_account_is_told_of_when_its_change_reaches_the_commitment(
 
 
 async def test_a_settled_view_is_told_of_an_account_once_a_slot_in_its_last_state(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     await ws.account_subscribe(pubkey=to, commitment=Confirmed, encoding="base64")
     slot = control.status()["slots"]["processed"]
     for lamports in (SOL, SOL + 1, SOL + 2):
-        await send(rpc, payer, pay(payer, to, lamports))
+        await send_now(rpc, [pay(rich, to, lamports)], rich)
     control.advance_slots(1)
-    await send(rpc, payer, pay(payer, to, SOL + 3))
+    await send_now(rpc, [pay(rich, to, SOL + 3)], rich)
     control.advance_slots(10)
     seen = [
         (entry.result.context.slot, entry.result.value.lamports) for entry in [await told(ws), await told(ws)]
@@ -155,18 +116,18 @@ async def test_a_settled_view_is_told_of_an_account_once_a_slot_in_its_last_stat
 
 
 async def test_a_closed_account_is_told_of_as_empty(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair
 ) -> None:
-    await ws.account_subscribe(pubkey=payer.pubkey(), commitment=Processed)
-    await send(rpc, payer, pay(payer, Keypair().pubkey(), 10 * SOL - 5_000))
+    await ws.account_subscribe(pubkey=rich.pubkey(), commitment=Processed)
+    await send_now(rpc, [pay(rich, Keypair().pubkey(), 10 * SOL - 5_000)], rich)
     assert (await told(ws)).result.value.lamports == 0
 
 
 async def test_a_change_made_before_subscribing_is_told_of_when_it_settles_later(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
-    await send(rpc, payer, pay(payer, to, SOL))
+    await send_now(rpc, [pay(rich, to, SOL)], rich)
     await ws.account_subscribe(pubkey=to, commitment=Processed, encoding="base64")
     settled = await ws.account_subscribe(pubkey=to, commitment=Finalized, encoding="base64")
     control.advance_slots(LAG)
@@ -176,7 +137,7 @@ async def test_a_change_made_before_subscribing_is_told_of_when_it_settles_later
 
 @by_level
 async def test_accounts_of_a_program_are_told_of_when_they_pass_every_filter(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control, level: Commitment, slots: int
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control, level: Commitment, slots: int
 ) -> None:
     program = Keypair().pubkey()
     rent = (await rpc.get_minimum_balance_for_rent_exemption(12)).value
@@ -194,10 +155,10 @@ async def test_accounts_of_a_program_are_told_of_when_they_pass_every_filter(
     account = Keypair()
     create = create_account(
         CreateAccountParams(
-            from_pubkey=payer.pubkey(), to_pubkey=account.pubkey(), lamports=rent, space=12, owner=program
+            from_pubkey=rich.pubkey(), to_pubkey=account.pubkey(), lamports=rent, space=12, owner=program
         )
     )
-    await send(rpc, payer, create, signers=(account,))
+    await send_now(rpc, [create], rich, account)
     if slots:
         control.advance_slots(slots)
     seen = {}
@@ -211,13 +172,13 @@ async def test_accounts_of_a_program_are_told_of_when_they_pass_every_filter(
 
 @by_level
 async def test_logs_are_told_of_failed_transactions_too_and_filtered_by_mention(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control, level: Commitment, slots: int
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control, level: Commitment, slots: int
 ) -> None:
     to = Keypair().pubkey()
     all_of_them = await ws.logs_subscribe(filter_=RpcTransactionLogsFilter.All, commitment=level)
     mentions = await ws.logs_subscribe(filter_=RpcTransactionLogsFilterMentions(to), commitment=level)
-    good = await send(rpc, payer, pay(payer, Keypair().pubkey(), SOL))
-    bad = await send(rpc, payer, pay(payer, to, 100 * SOL))
+    good = (await send_now(rpc, [pay(rich, Keypair().pubkey(), SOL)], rich)).signatures[0]
+    bad = (await send_now(rpc, [pay(rich, to, 100 * SOL)], rich)).signatures[0]
     if slots:
         await nothing_more(ws)
         control.advance_slots(slots)
@@ -236,10 +197,10 @@ async def test_logs_are_told_of_failed_transactions_too_and_filtered_by_mention(
 
 @by_level
 async def test_a_signature_is_told_of_once_and_its_subscription_ends(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control, level: Commitment, slots: int
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control, level: Commitment, slots: int
 ) -> None:
     blockhash = (await rpc.get_latest_blockhash(Processed)).value.blockhash
-    transaction = signed([pay(payer, Keypair().pubkey(), SOL)], blockhash, payer)
+    transaction = signed([pay(rich, Keypair().pubkey(), SOL)], blockhash, rich)
     signature = transaction.signatures[0]
     subscription = await ws.signature_subscribe(signature=signature, commitment=level)
     await nothing_more(ws)
@@ -258,9 +219,9 @@ async def test_a_signature_is_told_of_once_and_its_subscription_ends(
 
 
 async def test_a_failed_transaction_is_told_of_with_its_error(
-    still: ChainProcess, rpc: AsyncClient, payer: Keypair
+    still: ChainProcess, rpc: AsyncClient, rich: Keypair
 ) -> None:
-    signature = await send(rpc, payer, pay(payer, Keypair().pubkey(), 100 * SOL))
+    signature = (await send_now(rpc, [pay(rich, Keypair().pubkey(), 100 * SOL)], rich)).signatures[0]
     # Over a bare connection: solders 0.29 cannot parse a program's own error in this notification.
     async with raw_connection(still) as ask:
         await ask("signatureSubscribe", str(signature), {"commitment": "processed"})
@@ -284,7 +245,7 @@ async def test_every_slot_and_every_root_is_told_of(ws: SolanaWsClient, control:
 
 
 async def test_blocks_are_told_of_whole_or_with_what_mentions_an_address(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     to = Keypair().pubkey()
     options: dict[str, Any] = {
@@ -295,7 +256,10 @@ async def test_blocks_are_told_of_whole_or_with_what_mentions_an_address(
     whole = await ws.block_subscribe(**options)
     part = await ws.block_subscribe(filter_=RpcBlockSubscribeFilterMentions(to), **options)
     slot = control.status()["slots"]["processed"]
-    sent = [await send(rpc, payer, pay(payer, address, SOL)) for address in (Keypair().pubkey(), to)]
+    sent = [
+        (await send_now(rpc, [pay(rich, address, SOL)], rich)).signatures[0]
+        for address in (Keypair().pubkey(), to)
+    ]
     control.advance_slots(2)
     seen: dict[int, list[Any]] = {whole.subscription_id: [], part.subscription_id: []}
     for _ in range(3):
@@ -308,10 +272,10 @@ async def test_blocks_are_told_of_whole_or_with_what_mentions_an_address(
 
 
 async def test_after_unsubscribing_nothing_is_told(
-    ws: SolanaWsClient, rpc: AsyncClient, payer: Keypair, control: Control
+    ws: SolanaWsClient, rpc: AsyncClient, rich: Keypair, control: Control
 ) -> None:
     subscriptions = [
-        await ws.account_subscribe(pubkey=payer.pubkey(), commitment=Processed),
+        await ws.account_subscribe(pubkey=rich.pubkey(), commitment=Processed),
         await ws.program_subscribe(program_id=SYSTEM_PROGRAM, commitment=Processed, encoding="base64"),
         await ws.logs_subscribe(commitment=Processed),
         await ws.signature_subscribe(signature=Signature.default(), commitment=Processed),
@@ -322,7 +286,7 @@ async def test_after_unsubscribing_nothing_is_told(
     assert len({entry.subscription_id for entry in subscriptions}) == len(subscriptions)
     for subscription in subscriptions:
         await ws.unsubscribe(subscription)
-    await send(rpc, payer, pay(payer, Keypair().pubkey(), SOL))
+    await send_now(rpc, [pay(rich, Keypair().pubkey(), SOL)], rich)
     control.advance_slots(10)
     await nothing_more(ws)
 
@@ -366,13 +330,13 @@ async def test_what_is_not_offered_or_does_not_fit_is_refused_and_the_connection
 
 
 async def test_data_too_long_for_base58_is_said_so(
-    still: ChainProcess, rpc: AsyncClient, payer: Keypair
+    still: ChainProcess, rpc: AsyncClient, rich: Keypair
 ) -> None:
     account = Keypair()
     rent = (await rpc.get_minimum_balance_for_rent_exemption(200)).value
     create = create_account(
         CreateAccountParams(
-            from_pubkey=payer.pubkey(),
+            from_pubkey=rich.pubkey(),
             to_pubkey=account.pubkey(),
             lamports=rent,
             space=200,
@@ -381,7 +345,7 @@ async def test_data_too_long_for_base58_is_said_so(
     )
     async with raw_connection(still) as ask:
         await ask("accountSubscribe", str(account.pubkey()), {"commitment": "processed"})
-        await send(rpc, payer, create, signers=(account,))
+        await send_now(rpc, [create], rich, account)
         value = (await ask.next())["params"]["result"]["value"]
         assert (value["lamports"], value["data"]) == (rent, "error: data too large for bs58 encoding")
         assert (await ask("rootSubscribe"))["result"]
