@@ -9,7 +9,7 @@ SOURCES := apps machpay_site devnet contracts sdk gateway tests examples bench m
 TYPED := apps machpay_site devnet contracts sdk/machpay gateway/machpay_gateway examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types fmt bench program program-verify requirements clean
+.PHONY: help demo test lint types fmt bench program program-verify idl requirements clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}'
@@ -34,6 +34,7 @@ demo: $(VENV)/.run ## Run the whole network here, live; ARGS=--once pays 200 cal
 
 test: $(VENV)/.dev ## Run all tests, end-to-end and browser included; ARGS="tests/ledger -k name" for some
 	@$(PY) -m devnet.browser
+	@$(PY) -m tests.anchor.install
 	@$(PY) -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, import rules and whether migrations match the models
@@ -57,6 +58,9 @@ program: $(VENV)/.run ## Build the Solana program from source into contracts/art
 
 program-verify: $(VENV)/.run ## Rebuild the program and compare it with the committed artifact, byte by byte
 	@$(PY) -m contracts.build verify
+
+idl: $(VENV)/.run ## Write the program's Anchor IDL, contracts/idl/machpay.json
+	@$(PY) -m contracts.idl
 
 requirements: $(VENV)/.run ## Resolve requirements*.in into pinned requirements*.txt
 	@$(VENV)/bin/uv pip compile --quiet --upgrade --python-version 3.11 requirements.in -o requirements.txt
