@@ -14,7 +14,7 @@ from typing import Final
 
 from solders.account import Account
 from solders.hash import Hash
-from solders.instruction import Instruction
+from solders.instruction import CompiledInstruction, Instruction
 from solders.keypair import Keypair
 from solders.litesvm import LiteSVM
 from solders.message import Message
@@ -28,6 +28,7 @@ from machpay.chain import instructions as build
 from machpay.chain.accounts import AgentAccount, Channel, GatewayAccount, GlobalBond, VendorAccount
 from machpay.chain.errors import PROGRAM_ERRORS
 from machpay.chain.network import Network
+from machpay.chain.traces import INSTRUCTION_TAG, Invocation
 from machpay.protocol.intents import Voucher, voucher_message
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -51,11 +52,12 @@ class Refused:
 
 @dataclass(frozen=True)
 class Done:
-    """A transaction that succeeded."""
+    """A transaction that succeeded. `trace` is what it called, `events` the data of its events without the tag."""
 
     compute_units: int
     logs: list[str]
     events: list[bytes]
+    trace: list[list[Invocation]]
 
 
 def refused(outcome: "Done | Refused", name: str) -> None:
@@ -70,6 +72,20 @@ def done(outcome: "Done | Refused") -> Done:
     """Assert success."""
     assert isinstance(outcome, Done), f"{outcome.text} {outcome.logs}"
     return outcome
+
+
+def _trace(message: Message, meta: TransactionMetadata) -> list[list[Invocation]]:
+    """What each of the transaction's instructions called, itself first."""
+    keys = list(message.account_keys)
+
+    def invocation(compiled: CompiledInstruction, stack_height: int) -> Invocation:
+        accounts = tuple(keys[index] for index in bytes(compiled.accounts))
+        return Invocation(keys[compiled.program_id_index], accounts, bytes(compiled.data), stack_height)
+
+    trace = [[invocation(compiled, 1)] for compiled in message.instructions]
+    for calls, group in zip(trace, meta.inner_instructions(), strict=True):
+        calls += [invocation(inner.instruction(), inner.stack_height()) for inner in group]
+    return trace
 
 
 @dataclass(frozen=True)
@@ -127,13 +143,10 @@ class World:
             code = getattr(getattr(error, "err", None), "code", None)
             return Refused(code, str(error), result.meta().logs())
         assert isinstance(result, TransactionMetadata)
-        return Done(result.compute_units_consumed(), result.logs(), self._events(result))
-
-    def _events(self, meta: TransactionMetadata) -> list[bytes]:
-        """The data of the program's calls to itself, without Anchor's tag."""
-        tag = bytes.fromhex("e445a52e51cb9a1d")
-        data = [bytes(inner.instruction().data) for group in meta.inner_instructions() for inner in group]
-        return [item[8:] for item in data if item.startswith(tag)]
+        trace = _trace(message, result)
+        data = [call.data for calls in trace for call in calls]
+        events = [item[len(INSTRUCTION_TAG) :] for item in data if item.startswith(INSTRUCTION_TAG)]
+        return Done(result.compute_units_consumed(), result.logs(), events, trace)
 
     # ---- setting up
 
