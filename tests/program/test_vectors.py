@@ -10,8 +10,10 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from machpay.chain import instructions as build
+from machpay.chain.accounts import Channel
 from machpay.chain.ed25519 import attest
 from machpay.chain.network import Network
+from machpay.protocol.aggregates import Aggregate, ChannelTotal
 from machpay.protocol.intents import Voucher
 from tests.program.world import ROOT, USDC, Refused, Vendor, World, done
 
@@ -21,6 +23,7 @@ BOND_OFFSET, GATEWAY_KEY_OFFSET = 112, 16
 
 INTENTS = json.loads((VECTORS / "intents.json").read_text())
 CHANNELS = json.loads((VECTORS / "channels.json").read_text())
+AGGREGATES = json.loads((VECTORS / "aggregates.json").read_text())
 SIGNATURES = json.loads((VECTORS / "signatures.json").read_text())
 
 
@@ -79,6 +82,48 @@ def test_the_program_settles_every_intent_of_the_vectors(vector: dict[str, Any])
     item = build.ChannelSettlement(agent.pubkey(), gateway, voucher, up_to=U64_MAX, create=True)
     done(world.settle(vendor, item))
     assert world.tokens(vendor.payout) == cumulative
+
+
+# Those about channels that exist in the other vectors and belong to the signer.
+OWN = ["one channel", "two channels, given in the other order", "zero and u64 max"]
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [vector for vector in AGGREGATES["vectors"] if vector["name"] in OWN],
+    ids=lambda vector: vector["name"],
+)
+def test_the_program_settles_the_aggregated_vouchers_of_the_vectors(vector: dict[str, Any]) -> None:
+    world = _world(AGGREGATES)
+    agent = Keypair.from_seed(bytes.fromhex(vector["agentSeedHex"]))
+    world.svm.airdrop(agent.pubkey(), 10**10)
+    done(world.deposit(agent, USDC))
+    world.patch(world.network.agent_account(agent.pubkey()), BOND_OFFSET, U64_MAX.to_bytes(8, "little"))
+    totals = [
+        ChannelTotal(Pubkey.from_string(total["channel"]), int(total["cumulative"]))
+        for total in vector["totals"]
+    ]
+    gateways = {known["channel"]: Pubkey.from_string(known["gateway"]) for known in CHANNELS["vectors"]}
+    for total in totals:
+        gateway = gateways[str(total.channel)]
+        vendor = _vendor_with_gateway(world, gateway)
+        nothing = world.voucher(agent, gateway, 0)
+        done(world.settle(vendor, build.ChannelSettlement(agent.pubkey(), gateway, nothing, 0, create=True)))
+
+    aggregate = Aggregate(world.network.domain, world.network.mint, agent.pubkey(), tuple(totals))
+    assert aggregate.message.hex() == vector["messageHex"]
+    ixs = build.settle_aggregated(
+        world.network,
+        relayer=world.relayer.pubkey(),
+        aggregate=aggregate,
+        signature=bytes.fromhex(vector["signatureHex"]),
+    )
+    done(world.send(*ixs, signers=(world.relayer,)))
+    for total in totals:
+        data = world.data(total.channel)
+        assert data is not None
+        channel = Channel.decode(data)
+        assert (channel.settled, channel.owed) == (total.cumulative, total.cumulative)
 
 
 WHOLE = [vector for vector in SIGNATURES["vectors"] if len(vector["signatureHex"]) == 128]
