@@ -9,9 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from machpay.client import MachPayClient, MachPayConfig, PaidResponse, Payment
+    from machpay.client import (
+        Budgets,
+        LowBalance,
+        MachPayClient,
+        MachPayConfig,
+        PaidResponse,
+        Payment,
+        Proposal,
+    )
 
-__all__ = ["MachPayClient", "MachPayConfig", "PaidResponse", "Payment"]
+__all__ = ["Budgets", "LowBalance", "MachPayClient", "MachPayConfig", "PaidResponse", "Payment", "Proposal"]
 __version__ = "0.1.0"
 
 

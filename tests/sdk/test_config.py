@@ -156,3 +156,18 @@ def test_the_secret_is_not_in_the_configs_text(demo):
 def test_values_out_of_range_are_refused(settings):
     with pytest.raises(ConfigError):
         MachPayConfig(key=AGENT, network=NETWORK, **settings)
+
+
+def test_from_env_reads_the_agents_budgets(env):
+    env |= {
+        "MACHPAY_CALL_BUDGET_ATOMIC": "1",
+        "MACHPAY_DAY_BUDGET_ATOMIC": "2",
+        "MACHPAY_VENDOR_BUDGET_ATOMIC": "3",
+        "MACHPAY_ALLOWED_ORIGINS": "https://A.example, http://b.example:81",
+    }
+    budgets = MachPayConfig.from_env(env).budgets
+    assert (budgets.per_call_atomic, budgets.per_day_atomic, budgets.per_vendor_atomic) == (1, 2, 3)
+    assert budgets.allowed_origins == {"https://a.example:443", "http://b.example:81"}
+    env["MACHPAY_DAY_BUDGET_ATOMIC"] = "much"
+    with pytest.raises(ConfigError, match="MACHPAY_DAY_BUDGET_ATOMIC"):
+        MachPayConfig.from_env(env)

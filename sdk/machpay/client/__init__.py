@@ -1,19 +1,26 @@
 """The agent client: pays HTTP gateways from one bond. See `client.MachPayClient`.
 
 config     who pays, where, up to what price
+budgets    what the agent's owner allows               pure
 terms      is a 402 what this agent stands for?       pure
 headroom   how far above the known total to sign      pure
 channels   what may be signed on one channel          pure
 orders     one signed payment and its answers         pure
 transport  HTTP, and what is known when it fails
+exchange   one payment over HTTP until its outcome is known
+paying     one call: prices, gates, signatures, corrections
 store      totals that survive a restart
+spending   what was authorised today, under a lock
+balance    what the bond has left, and when it runs low
 bonds      the deposit on chain
-client     drives all of them
+client     wires them together
 errors     one tree
 """
 
+from machpay.client.balance import LowBalance
+from machpay.client.budgets import Budgets, Proposal
 from machpay.client.client import MachPayClient
 from machpay.client.config import MachPayConfig
 from machpay.client.payments import PaidResponse, Payment
 
-__all__ = ["MachPayClient", "MachPayConfig", "PaidResponse", "Payment"]
+__all__ = ["Budgets", "LowBalance", "MachPayClient", "MachPayConfig", "PaidResponse", "Payment", "Proposal"]

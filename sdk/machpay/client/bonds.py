@@ -9,7 +9,6 @@ import logging
 import time
 from typing import Final
 
-import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
@@ -17,6 +16,7 @@ from machpay.chain.errors import ProgramError
 from machpay.chain.instructions import deposit_bond
 from machpay.chain.network import Network
 from machpay.chain.tokens import associated_token_address
+from machpay.client.balance import ask_liability
 from machpay.client.errors import (
     BondError,
     BondTooSmallError,
@@ -24,18 +24,15 @@ from machpay.client.errors import (
     InsufficientFundsError,
 )
 from machpay.client.transport import Transport
-from machpay.protocol.encoding import decode_json, parse_u64
+from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
-from machpay.protocol.signed_requests import sign_request
-from machpay.protocol.snapshots import LiabilityAnswer
 
 COUNTED_WITHIN_S: Final = 15.0
 """How long a deposit waits for the relayer's mirror of the chain; it is final by then in any case."""
 POLL_S: Final = 0.2
 
 logger = logging.getLogger(__name__)
-_answer_decoder = msgspec.json.Decoder(LiabilityAnswer)
 
 
 class BondManager:
@@ -111,7 +108,8 @@ class BondManager:
         while time.monotonic() < deadline:
             account = await self._chain.agent(self._key.public, "finalized")
             try:
-                counted = await self._counted_bond(relayer_url)
+                answer = await ask_liability(self._transport, self._key, relayer_url)
+                counted = parse_u64(answer.snapshot.bond, "bond")
             except (GatewayUnreachableError, MalformedError) as error:
                 detail = str(error)
             else:
@@ -120,12 +118,3 @@ class BondManager:
                 detail = f"it counts a bond of {counted}"
             await asyncio.sleep(POLL_S)
         logger.warning("the relayer does not count the deposit yet: %s", detail)
-
-    async def _counted_bond(self, relayer_url: str) -> int:
-        target = f"/liability/{self._key.pubkey}"
-        headers = sign_request(self._key, "GET", target)
-        answer = await self._transport.ask(
-            self._transport.build("GET", relayer_url.rstrip("/") + target, headers=headers)
-        )
-        liability: LiabilityAnswer = decode_json(_answer_decoder, answer.content, "the relayer's answer")
-        return parse_u64(liability.snapshot.bond, "bond")

@@ -45,10 +45,11 @@ NOTHING_KNOWN: Final = Totals()
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A cumulative to sign, and the headroom (in prices) that went into it."""
+    """A cumulative to sign, the headroom (in prices) that went into it, and `least`: the same without any."""
 
     cumulative: int
     headroom: int
+    least: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,11 @@ class Channel:
         """The sum of amounts that were sent and whose outcome is not known."""
         return sum(payment.amount for payment in self._open.values())
 
+    def is_covered_by_others(self, cumulative: int) -> bool:
+        """True if another holder of our key is known to have authorised this much: a signature of ours up to
+        it adds nothing."""
+        return self._others is not None and self._others >= cumulative
+
     def is_open(self, digest: bytes) -> bool:
         """True while the payment counts as unresolved."""
         return digest in self._open
@@ -114,7 +120,8 @@ class Channel:
                 detail=f"following it would leave more than {MAX_PRICES} prices unproven",
             )
         headroom = self.headroom.prices
-        return Quote(min(self.total + unresolved + headroom * self.price, limit), headroom)
+        least = min(self.total + unresolved, limit)
+        return Quote(min(least + headroom * self.price, limit), headroom, least)
 
     def opened(self, intent: PaymentIntent, quote: Quote) -> bytes:
         """Record a payment that is about to be signed and sent. Returns its digest."""

@@ -1,48 +1,35 @@
 """`MachPayClient`: pay for HTTP requests and keep the bond.
 
-Drives the pure parts (`terms`, `channels`, `orders`) over HTTP. A call that fails is always one of three:
-nothing was charged and it may be repeated, the outcome is proven by a receipt, or it is reported as
-unresolved with its digest. It is never paid a second time behind the caller's back.
+Wires the parts together: `paying` over `exchange` over `transport`, the bond over the chain. A call that fails
+is always one of three: nothing was charged and it may be repeated, the outcome is proven by a receipt, or it
+is reported as unresolved with its digest. It is never paid a second time behind the caller's back.
 """
 
-import time
-from collections import OrderedDict
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-import httpx
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
+from machpay.client.balance import BalanceWatch
 from machpay.client.bonds import BondManager
 from machpay.client.book import ChannelBook
-from machpay.client.channels import Channel
 from machpay.client.config import MachPayConfig
-from machpay.client.errors import ConfigError, GatewayExposureError, GatewayMismatchError, refused
-from machpay.client.exchange import Exchange, pause
-from machpay.client.orders import Order, Refusal, may_retry, place
+from machpay.client.errors import ConfigError, GatewayMismatchError, InsufficientBondError
+from machpay.client.exchange import Exchange
+from machpay.client.paying import Payer
 from machpay.client.payments import PaidResponse
-from machpay.client.terms import (
-    MAX_CACHED_ROUTES,
-    Call,
-    check_binding,
-    check_gateway,
-    check_price,
-    choose_offer,
-    origin_of,
-)
+from machpay.client.spending import Spending
+from machpay.client.store import state_path
+from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
-from machpay.protocol.errors import MalformedError, RefusalCode
-from machpay.protocol.offers import Offer, PaymentLookup
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.receipts import SignedReceipt
-from machpay.protocol.x402 import REQUIRED_HEADER, PaymentRequired, decode_required
-
-MAX_ATTEMPTS: Final = 16
-"""Signatures per call before a gateway that keeps refusing is given up."""
-EXPOSURE_WAITS: Final = 5
-"""How often a call waits for receipts of other payments before `GatewayExposureError` is raised."""
 
 
 class MachPayClient:
@@ -60,8 +47,11 @@ class MachPayClient:
         self._chain = ChainClient(config.rpc_url, config.network) if config.rpc_url else None
         self._book = ChannelBook(config, self._chain)
         self._exchange = Exchange(self._transport, self._book, config.resends)
-        self._offers: OrderedDict[tuple[str, str, bytes], Offer] = OrderedDict()
-        self._gateways = {origin_of(origin): Pubkey.from_string(key) for origin, key in config.pinned.items()}
+        folder = config.state_dir
+        spent = None if folder is None else state_path(folder, self.agent, config.network, "spent.json")
+        self._spending = Spending(config.budgets, self.agent, spent)
+        self._payer = Payer(config, self._transport, self._book, self._exchange, self._spending)
+        self._watch = self._balance_watch()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -69,6 +59,8 @@ class MachPayClient:
         if self._chain is not None:
             await self._stack.enter_async_context(self._chain)
         self._stack.callback(self._book.save)
+        if self._watch is not None:
+            await self._stack.enter_async_context(_running(self._watch.run()))
         return self
 
     async def __aexit__(
@@ -101,41 +93,15 @@ class MachPayClient:
         answer that charged 0. Raises a `ClientError`; see `machpay.client.errors` for what each means for the
         money.
         """
-        limit = self.config.max_price_atomic if max_price_atomic is None else max_price_atomic
         request = self._transport.build(
             method.upper(), url, headers=headers, params=params, json=json, content=content
         )
-        call = Call(
-            url=str(request.url),
-            origin=origin_of(str(request.url)),
-            method=request.method,
-            target=request.url.raw_path,
-            body=await request.aread(),
-        )
-        offer = self._offers.get(call.route)
-        if offer is None or offer.amount > limit:
-            answer = await self._transport.ask(request)
-            # HEAD is never served for money: its 402 is the answer, and says the price.
-            if answer.status_code != 402 or call.method == "HEAD":
-                return PaidResponse.of(answer, None)
-            offer = self._learn(answer, call)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            check_price(offer, limit, call)
-            channel = self._book.channel(offer.gateway)
-            order = await self._place(channel, offer, call)
-            outcome = await self._exchange.deliver(call, request, channel, order, attempt)
-            if isinstance(outcome, PaidResponse):
-                if outcome.payment is None:
-                    # What we knew of the route no longer holds.
-                    self._offers.pop(call.route, None)
-                return outcome
-            next_offer = await self._reconsider(call, channel, order, outcome)
-            if next_offer is None or attempt == MAX_ATTEMPTS:
-                raise refused(outcome.code, gateway=str(offer.gateway), digest=order.digest, attempts=attempt)
-            offer = next_offer
-            if attempt > 1:
-                await pause(attempt)
-        raise AssertionError("the last attempt returns or raises")
+        try:
+            return await self._payer.buy(request, max_price_atomic)
+        except InsufficientBondError:
+            if self._watch is not None:
+                self._watch.look_soon()
+            raise
 
     async def look_up(self, url: str, digest: bytes) -> PaymentLookup:
         """Ask the gateway at `url`'s origin what became of the payment `digest`.
@@ -148,7 +114,7 @@ class MachPayClient:
             lookup, receipt = await self._exchange.look_up(origin, digest)
         except MalformedError as error:
             raise GatewayMismatchError(url, f"its answer to a look-up is not one: {error.detail}") from error
-        gateway = self._gateways.get(origin)
+        gateway = self._payer.gateway_of(origin)
         if receipt is not None and gateway is not None:
             if receipt.receipt.digest != digest or not receipt.is_signed_by(gateway):
                 raise GatewayMismatchError(url, "the receipt in its answer to a look-up is not valid")
@@ -195,70 +161,28 @@ class MachPayClient:
             self._chain, self.config.network, self._key, self._transport, self.config.relayer_url
         )
 
-    # ---- one payment
-
-    def _learn(self, answer: httpx.Response, call: Call) -> Offer:
-        """The offer in a 402, checked and remembered."""
-        try:
-            required = decode_required(answer.headers[REQUIRED_HEADER])
-        except KeyError as error:
-            raise GatewayMismatchError(call.url, f"its 402 has no {REQUIRED_HEADER}") from error
-        except MalformedError as error:
-            raise GatewayMismatchError(call.url, error.detail) from error
-        return self._accept_offer(required, call)
-
-    def _accept_offer(self, required: PaymentRequired, call: Call) -> Offer:
-        """The offer this agent can stand for; it becomes the route's. Raises `GatewayMismatchError`."""
-        offer = choose_offer(required, self.config.network, call)
-        check_gateway(offer, self._gateways.get(call.origin), call)
-        check_binding(offer, call)
-        self._gateways[call.origin] = offer.gateway
-        self._offers[call.route] = offer
-        if len(self._offers) > MAX_CACHED_ROUTES:
-            self._offers.popitem(last=False)
-        return offer
-
-    async def _place(self, channel: Channel, offer: Offer, call: Call) -> Order:
-        """Sign; when too much is unproven, wait a little for receipts of payments in flight first."""
-        for wait in range(1, EXPOSURE_WAITS + 1):
-            try:
-                return place(self._key, channel, offer, call, time.time())
-            except GatewayExposureError:
-                before = channel.totals
-                channel.settled(await self._book.watermark(channel))
-                if channel.totals == before and not channel.unresolved:
-                    raise
-            await pause(wait + 2)
-        return place(self._key, channel, offer, call, time.time())
-
-    async def _reconsider(self, call: Call, channel: Channel, order: Order, refusal: Refusal) -> Offer | None:
-        """What to sign next after a refusal; None when signing again cannot help."""
-        if refusal.code == RefusalCode.CUMULATIVE_TOO_LOW:
-            channel.too_low(order.digest)
-            await self._correct(channel, refusal)
-            return order.offer
-        channel.refused(order.digest)
-        self._offers.pop(call.route, None)
-        if not may_retry(refusal.code) or refusal.required is None:
+    def _balance_watch(self) -> BalanceWatch | None:
+        config = self.config
+        if config.on_low_balance is None:
             return None
-        offer = self._accept_offer(refusal.required, call)
-        if (offer.amount, offer.binding) == (order.offer.amount, order.offer.binding):
-            return None
-        return offer
-
-    async def _correct(self, channel: Channel, refusal: Refusal) -> None:
-        """Follow a corrective answer. Raises `GatewayExposureError` if it proves nothing."""
-        correction = refusal.correction
-        claimed = 0 if correction is None else correction.committed_total
-        if correction is not None:
-            if channel.correct(correction, refusal.receipt, 0):
-                return
-            if channel.correct(correction, refusal.receipt, await self._book.watermark(channel)):
-                return
-        raise GatewayExposureError(
-            str(channel.gateway),
-            signed=channel.signed,
-            served=channel.served,
-            claimed=claimed,
-            detail="it asks for more than it can prove to be committed",
+        return BalanceWatch(
+            key=self._key,
+            transport=self._transport,
+            chain=self._chain,
+            relayer_url=config.relayer_url,
+            threshold_atomic=config.low_balance_atomic,
+            every_s=config.balance_check_s,
+            tell=config.on_low_balance,
         )
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Something that goes on beside the calls and ends with the client."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -10,6 +10,8 @@ from typing import Any, Self
 from solders.hash import Hash
 
 from machpay.chain.network import Network
+from machpay.client.balance import OnLowBalance
+from machpay.client.budgets import Budgets
 from machpay.client.errors import ConfigError
 from machpay.client.terms import origin_of
 from machpay.protocol.encoding import parse_pubkey
@@ -18,6 +20,8 @@ from machpay.protocol.keys import SigningKey
 
 DEFAULT_MAX_PRICE_ATOMIC = 100_000
 """A tenth of a USDC per call."""
+DEFAULT_LOW_BALANCE_ATOMIC = 1_000_000
+"""One USDC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +33,10 @@ class MachPayConfig:
     keys they must have; an origin that is not listed is pinned to the first key it shows. `state_dir` keeps
     channel totals between runs. `timeout_s` bounds each phase of an HTTP exchange; `resends` is how often the
     same signed bytes are sent again after a broken connection. `gateways` are URLs known from a demo's
-    description. With a `relayer_url` a deposit waits until the network counts it; `api_url` is the network's
-    management API. Paying needs neither.
+    description. `budgets` are the agent's own limits; those of a day outlive the process only with a
+    `state_dir`. `on_low_balance` is called when what the bond has left falls below `low_balance_atomic`; it is
+    looked up every `balance_check_s` seconds, from the relayer or the chain. With a `relayer_url` a deposit
+    waits until the network counts it; `api_url` is the network's management API. Paying needs neither.
     """
 
     key: SigningKey
@@ -45,12 +51,20 @@ class MachPayConfig:
     timeout_s: float = 30.0
     max_connections: int = 100
     resends: int = 1
+    budgets: Budgets = field(default_factory=Budgets)
+    low_balance_atomic: int = DEFAULT_LOW_BALANCE_ATOMIC
+    on_low_balance: OnLowBalance | None = None
+    balance_check_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.max_price_atomic < 0:
             raise ConfigError("max_price_atomic must not be negative")
         if self.timeout_s <= 0 or self.max_connections <= 0 or self.resends < 0:
             raise ConfigError("timeout_s and max_connections must be positive, resends not negative")
+        if self.low_balance_atomic < 0 or self.balance_check_s <= 0:
+            raise ConfigError("low_balance_atomic must not be negative, balance_check_s must be positive")
+        if self.on_low_balance is not None and self.rpc_url is None and self.relayer_url is None:
+            raise ConfigError("on_low_balance needs rpc_url or relayer_url: nothing else knows the balance")
         for origin, gateway in self.pinned.items():
             try:
                 parse_pubkey(gateway, f"pinned[{origin!r}]")
@@ -65,7 +79,8 @@ class MachPayConfig:
         `MACHPAY_NETWORK`: the path of a JSON file with `program_id`, `mint`, `domain` and optionally
         `rpc_url`, `api_url`, `relayer_url`, `gateways`, such as `var/demo.json`. Optional, overriding the
         file: `SOLANA_RPC_URL`, `MACHPAY_API_URL`, `MACHPAY_RELAYER_URL`, `MACHPAY_MAX_PRICE_ATOMIC`,
-        `MACHPAY_STATE_DIR`.
+        `MACHPAY_STATE_DIR`. The agent's budgets: `MACHPAY_CALL_BUDGET_ATOMIC`, `MACHPAY_DAY_BUDGET_ATOMIC`,
+        `MACHPAY_VENDOR_BUDGET_ATOMIC`, and `MACHPAY_ALLOWED_ORIGINS`, separated by commas.
         """
         env = os.environ if environ is None else environ
         secret = _required(env, "MACHPAY_AGENT_SECRET")
@@ -83,7 +98,7 @@ class MachPayConfig:
             )
         if env.get("MACHPAY_STATE_DIR"):
             settings["state_dir"] = Path(env["MACHPAY_STATE_DIR"])
-        return cls(key=_key(secret, "MACHPAY_AGENT_SECRET"), **settings)
+        return cls(key=_key(secret, "MACHPAY_AGENT_SECRET"), budgets=_budgets(env), **settings)
 
     @classmethod
     def from_demo(
@@ -129,6 +144,20 @@ def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
         if document.get(name):
             settings[name] = document[name]
     return settings
+
+
+def _budgets(env: Mapping[str, str]) -> Budgets:
+    limits: dict[str, Any] = {
+        name: _integer(env[variable], variable)
+        for name, variable in (
+            ("per_call_atomic", "MACHPAY_CALL_BUDGET_ATOMIC"),
+            ("per_day_atomic", "MACHPAY_DAY_BUDGET_ATOMIC"),
+            ("per_vendor_atomic", "MACHPAY_VENDOR_BUDGET_ATOMIC"),
+        )
+        if env.get(variable)
+    }
+    origins = [text.strip() for text in env.get("MACHPAY_ALLOWED_ORIGINS", "").split(",") if text.strip()]
+    return Budgets(allowed_origins=origins or None, **limits)
 
 
 def _required(env: Mapping[str, str], name: str) -> str:

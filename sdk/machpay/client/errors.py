@@ -5,13 +5,20 @@ ClientError
 ├── GatewayUnreachableError   nothing was sent, or nothing was paid yet: safe to call again
 ├── GatewayMismatchError      the gateway asks for something this configuration does not stand for
 ├── PriceTooHighError         the price is above the limit of this call; nothing was signed
+├── BudgetError               the agent's own rules forbid the payment; nothing was signed for it
+│   ├── BudgetExceededError     `budget` says which: call, day or vendor
+│   ├── NotAllowedError         the origin or the vendor is not on the allow-list
+│   ├── ApprovalDeniedError     the approval callback said no
+│   └── SpendingUnknownError    what was spent today cannot be read or written down
 ├── GatewayExposureError      the gateway has more signed than it has proven to have served; nothing was
-signed ├── PaymentRefusedError       the gateway did not accept the payment; `code` says why; nothing was
-charged │   └── InsufficientBondError `insufficient_bond`: deposit more, or wait for settlement ├──
-ReceiptError              an answer came, but not the gateway's valid word on what it cost; `response` holds
-it ├── UnresolvedPaymentError    sent, outcome unknown: do not call again blindly, look `digest` up ├──
-ResponseLostError         the outcome is known (`charged`), but the answer did not reach us └── BondError
-a deposit that cannot work
+│                             signed
+├── PaymentRefusedError       the gateway did not accept the payment; `code` says why; nothing was charged
+│   └── InsufficientBondError   `insufficient_bond`: deposit more, or wait for settlement
+├── ReceiptError              an answer came, but not the gateway's valid word on what it cost; `response`
+│                             holds it
+├── UnresolvedPaymentError    sent, outcome unknown: do not call again blindly, look `digest` up
+├── ResponseLostError         the outcome is known (`charged`), but the answer did not reach us
+└── BondError                 a deposit that cannot work
     ├── InsufficientFundsError  the wallet holds less than the amount
     └── BondTooSmallError       a first deposit below the network's minimum
 
@@ -58,6 +65,54 @@ class PriceTooHighError(ClientError):
         self.url = url
         self.price_atomic = price_atomic
         self.max_price_atomic = max_price_atomic
+
+
+class BudgetError(ClientError):
+    """The agent's own rules forbid this payment. Nothing was signed for it."""
+
+
+class BudgetExceededError(BudgetError):
+    """`budget` ("call", "day" or "vendor") has no room for the payment. Amounts in atomic units:
+    `needed_atomic` is what the payment would authorise on top of `spent_atomic`."""
+
+    def __init__(
+        self, budget: str, *, limit_atomic: int, spent_atomic: int, needed_atomic: int, vendor: str
+    ) -> None:
+        super().__init__(
+            f"the {budget} budget of {limit_atomic} has {limit_atomic - spent_atomic} left, "
+            f"the payment to vendor {vendor} needs {needed_atomic}"
+        )
+        self.budget = budget
+        self.limit_atomic = limit_atomic
+        self.spent_atomic = spent_atomic
+        self.needed_atomic = needed_atomic
+        self.vendor = vendor
+
+
+class NotAllowedError(BudgetError):
+    """The origin or the vendor is not on the allow-list."""
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(f"{url}: {detail}")
+        self.url = url
+        self.detail = detail
+
+
+class ApprovalDeniedError(BudgetError):
+    """The approval callback did not allow this call at this price (atomic units)."""
+
+    def __init__(self, url: str, price_atomic: int) -> None:
+        super().__init__(f"{url}: a price of {price_atomic} was not approved")
+        self.url = url
+        self.price_atomic = price_atomic
+
+
+class SpendingUnknownError(BudgetError):
+    """The record of today's spending cannot be read or written, so no budget can be kept."""
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
 
 
 class GatewayExposureError(ClientError):

@@ -4,8 +4,8 @@ An order is signed once and its bytes are sent as they are, as often as it takes
 most once.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from machpay.client.channels import Channel
 from machpay.client.terms import Call
@@ -31,12 +31,14 @@ from machpay.protocol.x402 import (
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A signed payment. `headers` carries it; `digest` is its id."""
+    """A signed payment. `headers` carries it; `digest` is its id; `growth` is what it authorises on top of
+    everything signed before it."""
 
     intent: PaymentIntent
     digest: bytes
     offer: Offer
     headers: Mapping[str, str]
+    growth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,26 @@ class Refusal:
     receipt: SignedReceipt | None
 
 
-def place(key: SigningKey, channel: Channel, offer: Offer, call: Call, now: float) -> Order:
-    """Sign a payment for `call`. Raises `GatewayExposureError`. The channel counts it from here on."""
+Grant = Callable[[int, int], int]
+"""Given the least and the wanted growth of the signed cumulative, how much is allowed; or raises."""
+
+
+def place(
+    key: SigningKey,
+    channel: Channel,
+    offer: Offer,
+    call: Call,
+    now: float,
+    grant: Grant = lambda least, wanted: wanted,
+) -> Order:
+    """Sign a payment for `call`. The channel counts it from here on. Raises `GatewayExposureError`, and what
+    `grant` raises."""
     quote = channel.quote(offer.amount, now)
+    wanted = max(0, quote.cumulative - channel.signed)
+    growth = grant(max(0, quote.least - channel.signed), wanted)
+    if growth < wanted:
+        # A budget cuts the headroom; the payment itself fits.
+        quote = replace(quote, cumulative=max(quote.least, channel.signed + growth))
     bound = call.hash(offer)
     intent = PaymentIntent(
         channel=channel.address,
@@ -64,7 +83,7 @@ def place(key: SigningKey, channel: Channel, offer: Offer, call: Call, now: floa
     )
     digest = channel.opened(intent, quote)
     payload = build_payload(offer.to_requirements(), key, offer.gateway, intent)
-    return Order(intent, digest, offer, {SIGNATURE_HEADER: encode_header(payload)})
+    return Order(intent, digest, offer, {SIGNATURE_HEADER: encode_header(payload)}, growth)
 
 
 def read_refusal(headers: Mapping[str, str]) -> Refusal:

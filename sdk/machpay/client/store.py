@@ -20,6 +20,12 @@ VERSION: Final = 1
 SAVE_EVERY_S: Final = 1.0
 
 
+def state_path(directory: Path, agent: str, network: Network, suffix: str) -> Path:
+    """Where one agent keeps one thing about one network. Channel addresses bind program, genesis and token;
+    the file's name keeps networks apart for people."""
+    return directory / f"{agent}-{str(network.domain)[:8]}-{str(network.program_id)[:8]}.{suffix}"
+
+
 class _Entry(msgspec.Struct):
     total: str
     served: str
@@ -36,8 +42,7 @@ class StateFile:
     """The totals of one agent on one network. Keys are channel addresses in base58."""
 
     def __init__(self, directory: Path, agent: str, network: Network) -> None:
-        # The channel's address binds program, genesis and token; the file's name keeps networks apart for people.
-        self.path = directory / f"{agent}-{str(network.domain)[:8]}-{str(network.program_id)[:8]}.json"
+        self.path = state_path(directory, agent, network, "json")
         self._agent = agent
         self._saved_at = float("-inf")
 

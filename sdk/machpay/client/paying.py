@@ -1,0 +1,237 @@
+"""Pays for one call after the other: learns prices, keeps the agent's rules, signs, and follows corrections.
+
+Every signature passes the same gates in this order: price limit, vendor's allow-list, approval, budgets. Only
+then may bytes be signed and sent.
+"""
+
+import inspect
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import httpx
+from solders.pubkey import Pubkey
+
+from machpay.client.book import ChannelBook
+from machpay.client.budgets import Proposal
+from machpay.client.channels import Channel
+from machpay.client.config import MachPayConfig
+from machpay.client.errors import (
+    ApprovalDeniedError,
+    GatewayExposureError,
+    GatewayMismatchError,
+    refused,
+)
+from machpay.client.exchange import Exchange, pause
+from machpay.client.orders import Order, Refusal, may_retry, place
+from machpay.client.payments import PaidResponse
+from machpay.client.spending import Spending
+from machpay.client.terms import (
+    MAX_CACHED_ROUTES,
+    Call,
+    check_binding,
+    check_gateway,
+    check_price,
+    choose_offer,
+    origin_of,
+)
+from machpay.client.transport import Transport
+from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.nonces import nonce_unix_ms
+from machpay.protocol.offers import Offer
+from machpay.protocol.x402 import REQUIRED_HEADER, PaymentRequired, decode_required
+
+MAX_ATTEMPTS = 16
+"""Signatures per call before a gateway that keeps refusing is given up."""
+EXPOSURE_WAITS = 5
+"""How often a call waits for receipts of other payments before `GatewayExposureError` is raised."""
+
+
+@dataclass(slots=True)
+class Purchase:
+    """One call and what it may cost. `approved_atomic` is the price that somebody approved, `growth` what its
+    signatures have authorised so far."""
+
+    call: Call
+    request: httpx.Request
+    max_price_atomic: int
+    approved_atomic: int = -1
+    growth: int = 0
+
+
+class Payer:
+    """Knows the routes and gateways of one agent."""
+
+    def __init__(
+        self,
+        config: MachPayConfig,
+        transport: Transport,
+        book: ChannelBook,
+        exchange: Exchange,
+        spending: Spending,
+    ) -> None:
+        self._config = config
+        self._budgets = config.budgets
+        self._transport = transport
+        self._book = book
+        self._exchange = exchange
+        self._spending = spending
+        self._offers: OrderedDict[tuple[str, str, bytes], Offer] = OrderedDict()
+        self._gateways = {origin_of(origin): Pubkey.from_string(key) for origin, key in config.pinned.items()}
+
+    def gateway_of(self, origin: str) -> Pubkey | None:
+        """The key this origin is pinned to, if it is known."""
+        return self._gateways.get(origin)
+
+    async def buy(self, request: httpx.Request, max_price_atomic: int | None) -> PaidResponse:
+        """Send `request` and pay for it if it asks for payment. Raises a `ClientError`."""
+        call = Call(
+            url=str(request.url),
+            origin=origin_of(str(request.url)),
+            method=request.method,
+            target=request.url.raw_path,
+            body=await request.aread(),
+        )
+        self._budgets.check_origin(call.url, call.origin)
+        limit = self._config.max_price_atomic if max_price_atomic is None else max_price_atomic
+        offer = self._offers.get(call.route)
+        if offer is None or offer.amount > limit:
+            answer = await self._transport.ask(request)
+            # HEAD is never served for money: its 402 is the answer, and says the price.
+            if answer.status_code != 402 or call.method == "HEAD":
+                return PaidResponse.of(answer, None)
+            offer = self._learn(answer, call)
+        return await self._pay(Purchase(call, request, limit), offer)
+
+    async def _pay(self, purchase: Purchase, offer: Offer) -> PaidResponse:
+        call = purchase.call
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            check_price(offer, purchase.max_price_atomic, call)
+            self._budgets.check_vendor(call.url, str(offer.vendor))
+            await self._approve(purchase, offer)
+            channel = self._book.channel(offer.gateway)
+            order = await self._place(channel, offer, purchase)
+            outcome = await self._exchange.deliver(call, purchase.request, channel, order, attempt)
+            if isinstance(outcome, PaidResponse):
+                if outcome.payment is None:
+                    # What we knew of the route no longer holds.
+                    self._offers.pop(call.route, None)
+                return outcome
+            next_offer = await self._reconsider(purchase, channel, order, outcome)
+            if next_offer is None or attempt == MAX_ATTEMPTS:
+                raise refused(outcome.code, gateway=str(offer.gateway), digest=order.digest, attempts=attempt)
+            offer = next_offer
+            if attempt > 1:
+                await pause(attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    # ---- what is asked for
+
+    def _learn(self, answer: httpx.Response, call: Call) -> Offer:
+        """The offer in a 402, checked and remembered."""
+        try:
+            required = decode_required(answer.headers[REQUIRED_HEADER])
+        except KeyError as error:
+            raise GatewayMismatchError(call.url, f"its 402 has no {REQUIRED_HEADER}") from error
+        except MalformedError as error:
+            raise GatewayMismatchError(call.url, error.detail) from error
+        return self._accept_offer(required, call)
+
+    def _accept_offer(self, required: PaymentRequired, call: Call) -> Offer:
+        """The offer this agent can stand for; it becomes the route's. Raises `GatewayMismatchError`."""
+        offer = choose_offer(required, self._config.network, call)
+        check_gateway(offer, self._gateways.get(call.origin), call)
+        check_binding(offer, call)
+        self._gateways[call.origin] = offer.gateway
+        self._offers[call.route] = offer
+        if len(self._offers) > MAX_CACHED_ROUTES:
+            self._offers.popitem(last=False)
+        return offer
+
+    async def _approve(self, purchase: Purchase, offer: Offer) -> None:
+        """Ask once per call, and again when the price has risen since. Raises `ApprovalDeniedError`."""
+        call, approve = purchase.call, self._budgets.approve
+        if approve is None or not self._budgets.asks_about(offer.amount):
+            return
+        if offer.amount <= purchase.approved_atomic:
+            return
+        proposal = Proposal(call.url, call.method, offer.amount, str(offer.gateway), str(offer.vendor))
+        answer = approve(proposal)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        # Only a plain True pays: a callback that forgot to return anything has not approved.
+        if answer is not True:
+            raise ApprovalDeniedError(call.url, offer.amount)
+        purchase.approved_atomic = offer.amount
+
+    # ---- one signature
+
+    async def _place(self, channel: Channel, offer: Offer, purchase: Purchase) -> Order:
+        """Sign; when too much is unproven, wait a little for receipts of payments in flight first."""
+        for wait in range(1, EXPOSURE_WAITS + 1):
+            try:
+                return self._sign(channel, offer, purchase)
+            except GatewayExposureError:
+                before = channel.totals
+                channel.settled(await self._book.watermark(channel))
+                if channel.totals == before and not channel.unresolved:
+                    raise
+            await pause(wait + 2)
+        return self._sign(channel, offer, purchase)
+
+    def _sign(self, channel: Channel, offer: Offer, purchase: Purchase) -> Order:
+        now, vendor = time.time(), str(offer.vendor)
+
+        def grant(least: int, wanted: int) -> int:
+            return self._spending.take(
+                vendor, least=least, wanted=wanted, spent_in_call=purchase.growth, now=now
+            )
+
+        order = place(self._config.key, channel, offer, purchase.call, now, grant)
+        purchase.growth += order.growth
+        return order
+
+    async def _reconsider(
+        self, purchase: Purchase, channel: Channel, order: Order, refusal: Refusal
+    ) -> Offer | None:
+        """What to sign next after a refusal; None when signing again cannot help."""
+        if refusal.code == RefusalCode.CUMULATIVE_TOO_LOW:
+            channel.too_low(order.digest)
+            await self._correct(channel, refusal)
+            self._give_back(purchase, channel, order)
+            return order.offer
+        channel.refused(order.digest)
+        self._offers.pop(purchase.call.route, None)
+        if not may_retry(refusal.code) or refusal.required is None:
+            return None
+        offer = self._accept_offer(refusal.required, purchase.call)
+        if (offer.amount, offer.binding) == (order.offer.amount, order.offer.binding):
+            return None
+        return offer
+
+    def _give_back(self, purchase: Purchase, channel: Channel, order: Order) -> None:
+        """A signature below what another holder of the key has authorised adds nothing: no budget pays for
+        it."""
+        if order.growth and channel.is_covered_by_others(order.intent.cumulative):
+            taken_at = nonce_unix_ms(order.intent.nonce) / 1000
+            self._spending.give_back(
+                str(order.offer.vendor), order.growth, taken_at=taken_at, now=time.time()
+            )
+            purchase.growth -= order.growth
+
+    async def _correct(self, channel: Channel, refusal: Refusal) -> None:
+        """Follow a corrective answer. Raises `GatewayExposureError` if it proves nothing."""
+        correction = refusal.correction
+        claimed = 0 if correction is None else correction.committed_total
+        if correction is not None:
+            if channel.correct(correction, refusal.receipt, 0):
+                return
+            if channel.correct(correction, refusal.receipt, await self._book.watermark(channel)):
+                return
+        raise GatewayExposureError(
+            str(channel.gateway),
+            signed=channel.signed,
+            served=channel.served,
+            claimed=claimed,
+            detail="it asks for more than it can prove to be committed",
+        )
