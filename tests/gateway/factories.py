@@ -90,6 +90,9 @@ def configuration(
     if not keypair.exists():
         key.save(keypair)
     net = net or network()
+    if "lookup_timeout_ms" not in solvency:
+        # A busy machine must not turn a first payment into a 503.
+        solvency += "\nlookup_timeout_ms = 10000"
     return f"""
 [gateway]
 keypair_file = "gateway.json"
