@@ -241,6 +241,7 @@ INSTRUCTIONS: Final = (
             _writable("channel", 'PDA ["channel", domain, mint, agent, gateway]'),
             AGENT_ACCOUNT,
             _readonly("gateway_account"),
+            _readonly("vendor_account", "the gateway's vendor"),
             SYSVAR,
             SYSTEM,
         ),

@@ -44,6 +44,7 @@ def claim_ixs(
     return build.claim_cumulative(
         world.network,
         claimant=(by or vendor.gateway).pubkey(),
+        vendor=vendor.key,
         agent=agent.pubkey(),
         gateway=vendor.gateway.pubkey(),
         voucher=voucher or world.voucher(agent, vendor.gateway.pubkey(), cumulative),

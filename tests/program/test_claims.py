@@ -30,8 +30,8 @@ from tests.program.moves import (
 from tests.program.test_events import keys, name
 from tests.program.world import CONTEXT, NOW, USDC, Done, Refused, Vendor, World, done, refused
 
-REVOKED, BOND_OFFSET = 10, 112
-CLAIMANT, PAYER, BOND, CHANNEL, AGENT, GATEWAY, SYSVAR, SYSTEM = range(8)
+REVOKED, VENDOR_MINT, BOND_OFFSET = 10, 48, 112
+CLAIMANT, PAYER, BOND, CHANNEL, AGENT, GATEWAY, VENDOR, SYSVAR, SYSTEM = range(9)
 X_BOND, X_VAULT, X_VENDOR, X_PAYOUT, X_CHANNEL, X_AGENT, X_TOKEN = range(7)
 
 
@@ -193,6 +193,8 @@ def test_the_gateway_account_must_be_the_channels(scene: Scene) -> None:
         (AGENT, "bond", "WrongAccountKind"),
         (GATEWAY, "bond", "WrongAccountKind"),
         (GATEWAY, "stranger", "WrongAccountOwner"),
+        (VENDOR, "other vendor", "WrongVendor"),
+        (VENDOR, "bond", "WrongAccountKind"),
         (SYSVAR, "stranger", "WrongAddress"),
         (SYSTEM, "stranger", "WrongProgram"),
         (SYSTEM + 2, "stranger", "WrongProgram"),
@@ -206,11 +208,20 @@ def test_every_account_of_a_claim_is_checked(scene: Scene, index: int, what: str
         "agent": network.agent_account(scene.agent.pubkey()),
         "other channel": network.channel(other.pubkey(), scene.vendor.gateway.pubkey()),
         "other agent": network.agent_account(other.pubkey()),
+        "other vendor": network.vendor_account(scene.world.vendor().key),
         "bond": network.bond(),
         "stranger": other.pubkey(),
     }[what]
     check, ix = claim_ixs(scene.world, scene.agent, scene.vendor, 400)
     refused(scene.try_claim(check, with_account(ix, index, address)), error)
+
+
+def test_a_vendor_that_is_paid_in_another_mint_cannot_claim(world: World) -> None:
+    """It could never execute the claim, and a slashed agent could lock up the treasury's part with it."""
+    vendor, agent = world.vendor(), world.agent(USDC)
+    world.patch(world.network.vendor_account(vendor.key), VENDOR_MINT, bytes(world.new_mint()))
+    with world.nothing_moves():
+        refused(claim(world, agent, vendor, 700), "WrongMint")
 
 
 def test_a_claim_takes_no_arguments_and_no_further_accounts(scene: Scene) -> None:

@@ -9,10 +9,11 @@
 //! | 3 | channel | | yes | created if missing |
 //! | 4 | agent_account | | yes | |
 //! | 5 | gateway_account | | | |
-//! | 6 | instructions | | | the instructions sysvar |
-//! | 7 | system_program | | | |
-//! | 8 | event_authority | | | |
-//! | 9 | program | | | |
+//! | 6 | vendor_account | | | the gateway's vendor |
+//! | 7 | instructions | | | the instructions sysvar |
+//! | 8 | system_program | | | |
+//! | 9 | event_authority | | | |
+//! | 10 | program | | | |
 //!
 //! No arguments. The instruction right before is the Ed25519 precompile's with the voucher and nothing else; an
 //! aggregated voucher has another length and another type.
@@ -33,7 +34,7 @@ use crate::{
     event::{discriminator, Event, EventSink},
     opening::Opening,
     pda,
-    state::{self, AgentAccount, Channel, GatewayAccount, GlobalBond},
+    state::{self, AgentAccount, Channel, GatewayAccount, GlobalBond, VendorAccount},
     voucher::{self, Voucher},
 };
 
@@ -42,7 +43,7 @@ pub const DISCRIMINATOR: [u8; 8] = [0xa5, 0x58, 0x03, 0xc4, 0x51, 0xf8, 0xc9, 0x
 #[inline(never)]
 pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     let program_id = call.program_id;
-    let [claimant, payer, global_bond, channel_account, agent_account, gateway_account, instructions, system_program, event_authority, program] =
+    let [claimant, payer, global_bond, channel_account, agent_account, gateway_account, vendor_account, instructions, system_program, event_authority, program] =
         accounts
     else {
         return Err(Error::WrongAccountCount);
@@ -78,8 +79,13 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     let mut channel = state::load_mut::<Channel>(channel_account, program_id)?;
     let mut agent = state::load_mut::<AgentAccount>(agent_account, program_id)?;
     let gateway = state::load::<GatewayAccount>(gateway_account, program_id)?;
-    if channel.mint != bond.mint || agent.mint != bond.mint {
+    let vendor = state::load::<VendorAccount>(vendor_account, program_id)?;
+    // A vendor paid in another mint could never execute the claim, and what it asks for would be locked up.
+    if channel.mint != bond.mint || agent.mint != bond.mint || vendor.mint != bond.mint {
         return Err(Error::WrongMint);
+    }
+    if channel.vendor != vendor.authority {
+        return Err(Error::WrongVendor);
     }
     if channel.agent != agent.agent {
         return Err(Error::WrongAgent);

@@ -16,6 +16,7 @@ def claim_cumulative(
     network: Network,
     *,
     claimant: Pubkey,
+    vendor: Pubkey,
     agent: Pubkey,
     gateway: Pubkey,
     voucher: Voucher,
@@ -25,8 +26,9 @@ def claim_cumulative(
     stand next to each other: the signature check and the claim.
 
     Signers: the claimant, who is the channel's vendor or its gateway (while not revoked), and the payer of the rent
-    of a missing channel, by default the claimant. The claim may be executed `claim_delay` seconds later; a higher
-    voucher replaces it and restarts the delay. Raises `ValueError` for a voucher of another channel.
+    of a missing channel, by default the claimant. `vendor` is the authority key. The claim may be executed
+    `claim_delay` seconds later; a higher voucher replaces it and restarts the delay. Raises `ValueError` for a voucher
+    of another channel.
     """
     if voucher.channel != network.channel(agent, gateway):
         raise ValueError("the voucher names another channel than its agent and gateway have")
@@ -37,6 +39,7 @@ def claim_cumulative(
         writable(voucher.channel),
         writable(network.agent_account(agent)),
         readonly(network.gateway_account(gateway)),
+        readonly(network.vendor_account(vendor)),
         readonly(INSTRUCTIONS_SYSVAR),
         readonly(SYSTEM_PROGRAM_ID),
     ]
