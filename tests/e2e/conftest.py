@@ -1,4 +1,4 @@
-"""The whole network as processes, once per module, on servers and a chain of its own."""
+"""The whole network as processes, once per session, on servers and a chain of its own."""
 
 import asyncio
 import json
@@ -66,9 +66,13 @@ class Running:
     def trial_balance(self) -> int:
         return int(self.value("SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account"))
 
+    def total(self, kind: str) -> int:
+        """The sum of all ledger accounts of one kind."""
+        query = "SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account WHERE kind = %s"
+        return int(self.value(query, kind))
+
     def unsettled(self) -> int:
-        query = "SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account WHERE kind = 'unsettled'"
-        return int(self.value(query))
+        return self.total("unsettled")
 
     def charged(self, gateway: str) -> int:
         query = (
@@ -123,14 +127,14 @@ def finish(payer: "subprocess.Popen[str]", timeout_s: float = 120.0) -> dict[str
     return result
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder: Path = tmp_path_factory.mktemp("network")
     environ = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     options = Options(
         data_dir=folder,
         services_profile="test",
-        agents=3,
+        agents=5,
         bond_atomic=100_000_000,
         settle_interval_s=1.0,
         slot_ms=100,

@@ -39,7 +39,7 @@ def bonded_buyer(running: Running, agent: str) -> RawBuyer:
 
 @pytest.fixture
 def buyer(running: Running) -> Iterator[RawBuyer]:
-    buyer = bonded_buyer(running, "agent-1")
+    buyer = bonded_buyer(running, "agent-4")
     yield buyer
     buyer.close()
 
@@ -197,7 +197,7 @@ def test_of_sixteen_simultaneous_intents_with_one_cumulative_one_is_served(
 
 def test_a_failing_upstream_costs_nothing(running: Running) -> None:
     # An agent of its own: the voucher it raises for nothing would cover other tests' calls.
-    buyer = bonded_buyer(running, "agent-2")
+    buyer = bonded_buyer(running, "agent-5")
     try:
         before = running.charged(buyer.gateway["gateway"])
         response = buyer.pay("/fail", amount=5_000, cumulative=buyer.total + 5_000)
