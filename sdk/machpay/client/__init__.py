@@ -7,6 +7,7 @@ headroom   how far above the known total to sign      pure
 channels   what may be signed on one channel          pure
 orders     one signed payment and its answers         pure
 transport  HTTP, and what is known when it fails
+streams    answers handed on piece by piece
 exchange   one payment over HTTP until its outcome is known
 paying     one call: prices, gates, signatures, corrections
 store      totals that survive a restart

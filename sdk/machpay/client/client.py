@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
@@ -85,19 +86,55 @@ class MachPayClient:
         json: Any = None,
         content: bytes | str | None = None,
         max_price_atomic: int | None = None,
+        retries: int = 0,
     ) -> PaidResponse:
         """Call `url` and pay for it if it asks for payment.
 
         The price of a route is learned from its first 402 and paid up front from then on. Returns the answer,
         whatever its status, with `payment` (None on a free route); an upstream's failure is an ordinary
-        answer that charged 0. Raises a `ClientError`; see `machpay.client.errors` for what each means for the
-        money.
+        answer that charged 0. With `retries` a failure that surely charged nothing (429, 500, 502 to 504, no
+        connection, an answer lost and void) is repeated, as a new payment: the upstream may see the request
+        again. Raises a `ClientError`; see `machpay.client.errors` for what each means for the money.
         """
         request = self._transport.build(
             method.upper(), url, headers=headers, params=params, json=json, content=content
         )
+        return await self._buy(request, max_price_atomic, streams=False, retries=retries)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        url: str,
+        method: str = "GET",
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        content: bytes | str | None = None,
+        max_price_atomic: int | None = None,
+        retries: int = 0,
+    ) -> AsyncIterator[PaidResponse]:
+        """`pay_and_call` whose answer is read piece by piece: `async for piece in response.aiter_bytes()`.
+
+        `response.payment` is there from the start, with the receipt that came before the body. An answer that
+        is not a success has been read. If the line breaks, iterating raises `ResponseLostError` with the
+        outcome that the gateway names then: it takes back the charge of an answer that its upstream broke
+        off. A caller that stops reading early has paid. `retries` repeats what fails before the body begins.
+        """
+        request = self._transport.build(
+            method.upper(), url, headers=headers, params=params, json=json, content=content
+        )
+        response = await self._buy(request, max_price_atomic, streams=True, retries=retries)
         try:
-            return await self._payer.buy(request, max_price_atomic)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _buy(
+        self, request: httpx.Request, max_price_atomic: int | None, *, streams: bool, retries: int
+    ) -> PaidResponse:
+        try:
+            return await self._payer.buy(request, max_price_atomic, streams=streams, retries=retries)
         except InsufficientBondError:
             if self._watch is not None:
                 self._watch.look_soon()

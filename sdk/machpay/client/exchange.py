@@ -26,6 +26,7 @@ from machpay.client.errors import (
 )
 from machpay.client.orders import Order, Refusal, check_receipt, read_receipt, read_refusal
 from machpay.client.payments import PaidResponse, Payment
+from machpay.client.streams import hand_on, hand_on_free
 from machpay.client.terms import Call
 from machpay.client.transport import Lost, Transport
 from machpay.protocol.errors import MalformedError, RefusalCode
@@ -50,14 +51,21 @@ class Exchange:
         self._resends = resends
 
     async def deliver(
-        self, call: Call, request: httpx.Request, channel: Channel, order: Order, attempt: int
+        self,
+        call: Call,
+        request: httpx.Request,
+        channel: Channel,
+        order: Order,
+        attempt: int,
+        *,
+        streams: bool = False,
     ) -> PaidResponse | Refusal:
         """Send the order's bytes until something is known about it. Raises what `errors` says of answers that
-        do not come."""
+        do not come. With `streams` an answer of success comes unread; its caller must close it."""
         maybe_sent = False
         breaks = busy = 0
         while True:
-            answer = await self._transport.send(request, order.headers)
+            answer = await self._transport.send(request, order.headers, streams=streams)
             if isinstance(answer, Lost):
                 maybe_sent = maybe_sent or answer.sent
                 if answer.headers is not None or answer.timed_out or breaks == self._resends:
@@ -75,7 +83,11 @@ class Exchange:
                 busy += 1
                 await asyncio.sleep(retry_after)
                 continue
-            return await self._account(call, channel, order, answer, attempt)
+            try:
+                return await self._account(call, channel, order, answer, attempt)
+            except BaseException:
+                await answer.aclose()
+                raise
 
     async def look_up(self, origin: str, digest: bytes) -> tuple[PaymentLookup, SignedReceipt | None]:
         """Ask a gateway what became of a payment; the receipt is not checked yet. Raises
@@ -113,8 +125,13 @@ class Exchange:
             if receipt is None:
                 if answered:
                     channel.refused(order.digest)
+                if not answer.is_closed:
+                    hand_on_free(answer, call.url)
                 return PaidResponse.of(answer, None)
-        self._book.count(channel, receipt)
+        if answer.is_closed:
+            self._book.count(channel, receipt)
+        else:
+            self._hand_on(call, channel, order, answer, receipt)
         payment = Payment(
             digest=order.digest,
             gateway=str(order.offer.gateway),
@@ -126,6 +143,14 @@ class Exchange:
             attempts=attempt,
         )
         return PaidResponse.of(answer, payment)
+
+    def _hand_on(
+        self, call: Call, channel: Channel, order: Order, answer: httpx.Response, receipt: SignedReceipt
+    ) -> None:
+        async def broken(detail: str) -> ClientError:
+            return await self._lost(call, channel, order, detail, answer.headers)
+
+        hand_on(answer, lambda: self._book.count(channel, receipt), broken)
 
     async def _lost(
         self, call: Call, channel: Channel, order: Order, detail: str, headers: Mapping[str, str] | None

@@ -4,7 +4,9 @@ Every signature passes the same gates in this order: price limit, vendor's allow
 then may bytes be signed and sent.
 """
 
+import asyncio
 import inspect
+import random
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -20,12 +22,15 @@ from machpay.client.errors import (
     ApprovalDeniedError,
     GatewayExposureError,
     GatewayMismatchError,
+    GatewayUnreachableError,
+    ResponseLostError,
     refused,
 )
 from machpay.client.exchange import Exchange, pause
 from machpay.client.orders import Order, Refusal, may_retry, place
 from machpay.client.payments import PaidResponse
 from machpay.client.spending import Spending
+from machpay.client.streams import hand_on_free
 from machpay.client.terms import (
     MAX_CACHED_ROUTES,
     Call,
@@ -46,17 +51,22 @@ MAX_ATTEMPTS = 16
 EXPOSURE_WAITS = 5
 """How often a call waits for receipts of other payments before `GatewayExposureError` is raised."""
 
+WORTH_REPEATING = frozenset({429, 500, 502, 503, 504})
+MAX_RETRY_PAUSE_S = 5.0
+
 
 @dataclass(slots=True)
 class Purchase:
     """One call and what it may cost. `approved_atomic` is the price that somebody approved, `growth` what its
-    signatures have authorised so far."""
+    signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment."""
 
     call: Call
     request: httpx.Request
     max_price_atomic: int
+    streams: bool = False
     approved_atomic: int = -1
     growth: int = 0
+    is_unknown: bool = False
 
 
 class Payer:
@@ -83,8 +93,12 @@ class Payer:
         """The key this origin is pinned to, if it is known."""
         return self._gateways.get(origin)
 
-    async def buy(self, request: httpx.Request, max_price_atomic: int | None) -> PaidResponse:
-        """Send `request` and pay for it if it asks for payment. Raises a `ClientError`."""
+    async def buy(
+        self, request: httpx.Request, max_price_atomic: int | None, *, streams: bool, retries: int
+    ) -> PaidResponse:
+        """Send `request` and pay for it if it asks for payment; with `streams` a successful answer comes
+        unread. A failure that surely charged nothing is repeated up to `retries` times. Raises a
+        `ClientError`."""
         call = Call(
             url=str(request.url),
             origin=origin_of(str(request.url)),
@@ -94,14 +108,33 @@ class Payer:
         )
         self._budgets.check_origin(call.url, call.origin)
         limit = self._config.max_price_atomic if max_price_atomic is None else max_price_atomic
+        purchase = Purchase(call, request, limit, streams)
+        for retry in range(1, retries + 1):
+            try:
+                response = await self._buy_once(purchase)
+            except GatewayUnreachableError:
+                pass
+            except ResponseLostError as error:
+                if error.charged:
+                    raise
+            else:
+                if response.charged or purchase.is_unknown or response.status_code not in WORTH_REPEATING:
+                    return response
+            await asyncio.sleep(random.uniform(0.5, 1) * min(MAX_RETRY_PAUSE_S, 0.1 * 2**retry))  # noqa: S311
+        return await self._buy_once(purchase)
+
+    async def _buy_once(self, purchase: Purchase) -> PaidResponse:
+        call, streams = purchase.call, purchase.streams
         offer = self._offers.get(call.route)
-        if offer is None or offer.amount > limit:
-            answer = await self._transport.ask(request)
+        if offer is None or offer.amount > purchase.max_price_atomic:
+            answer = await self._transport.ask(purchase.request, streams=streams)
             # HEAD is never served for money: its 402 is the answer, and says the price.
             if answer.status_code != 402 or call.method == "HEAD":
+                if not answer.is_closed:
+                    hand_on_free(answer, call.url)
                 return PaidResponse.of(answer, None)
             offer = self._learn(answer, call)
-        return await self._pay(Purchase(call, request, limit), offer)
+        return await self._pay(purchase, offer)
 
     async def _pay(self, purchase: Purchase, offer: Offer) -> PaidResponse:
         call = purchase.call
@@ -111,9 +144,12 @@ class Payer:
             await self._approve(purchase, offer)
             channel = self._book.channel(offer.gateway)
             order = await self._place(channel, offer, purchase)
-            outcome = await self._exchange.deliver(call, purchase.request, channel, order, attempt)
+            outcome = await self._exchange.deliver(
+                call, purchase.request, channel, order, attempt, streams=purchase.streams
+            )
             if isinstance(outcome, PaidResponse):
                 if outcome.payment is None:
+                    purchase.is_unknown = channel.is_open(order.digest)
                     # What we knew of the route no longer holds.
                     self._offers.pop(call.route, None)
                 return outcome

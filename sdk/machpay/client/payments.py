@@ -28,7 +28,8 @@ class Payment:
 
 
 class PaidResponse(httpx.Response):
-    """An `httpx.Response`, read to its end, with `payment`: None when the route turned out to be free."""
+    """An `httpx.Response`, read to its end unless it is streamed, with `payment`: None when the route turned
+    out to be free."""
 
     payment: Payment | None
 

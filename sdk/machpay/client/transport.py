@@ -47,10 +47,10 @@ class Transport:
         return self._http.build_request(method, url, **parts)  # type: ignore[arg-type]
 
     async def send(
-        self, request: httpx.Request, headers: Mapping[str, str] | None = None
+        self, request: httpx.Request, headers: Mapping[str, str] | None = None, *, streams: bool = False
     ) -> httpx.Response | Lost:
         """Send `request` (again) with extra headers; an answer read to its end, or what is known without
-        one."""
+        one. With `streams` an answer of success is returned unread: the caller closes it."""
         outgoing = httpx.Request(
             request.method,
             request.url,
@@ -61,26 +61,29 @@ class Transport:
         try:
             response = await self._http.send(outgoing, stream=True)
         except NEVER_SENT as error:
-            return Lost(_describe(error), sent=False)
+            return Lost(describe(error), sent=False)
         except httpx.TransportError as error:
-            return Lost(_describe(error), sent=True, timed_out=isinstance(error, httpx.TimeoutException))
+            return Lost(describe(error), sent=True, timed_out=isinstance(error, httpx.TimeoutException))
+        if streams and response.is_success:
+            return response
         try:
             await response.aread()
         except (httpx.TransportError, httpx.DecodingError) as error:
             timed_out = isinstance(error, httpx.TimeoutException)
-            return Lost(_describe(error), sent=True, timed_out=timed_out, headers=response.headers)
+            return Lost(describe(error), sent=True, timed_out=timed_out, headers=response.headers)
         finally:
             await response.aclose()
         return response
 
-    async def ask(self, request: httpx.Request) -> httpx.Response:
+    async def ask(self, request: httpx.Request, *, streams: bool = False) -> httpx.Response:
         """Send a request that carries no payment. Raises `GatewayUnreachableError` without a complete
-        answer."""
-        answer = await self.send(request)
+        answer. With `streams` an answer of success is returned unread."""
+        answer = await self.send(request, streams=streams)
         if isinstance(answer, Lost):
             raise GatewayUnreachableError(str(request.url), answer.detail)
         return answer
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """The kind of failure, and its text if it has one."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
