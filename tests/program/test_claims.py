@@ -191,6 +191,7 @@ def test_the_gateway_account_must_be_the_channels(scene: Scene) -> None:
         (CHANNEL, "other channel", "InvalidSignature"),
         (AGENT, "other agent", "WrongAgent"),
         (AGENT, "bond", "WrongAccountKind"),
+        (AGENT, "stranger", "WrongAccountOwner"),
         (GATEWAY, "bond", "WrongAccountKind"),
         (GATEWAY, "stranger", "WrongAccountOwner"),
         (VENDOR, "other vendor", "WrongVendor"),
@@ -230,6 +231,12 @@ def test_a_claim_takes_no_arguments_and_no_further_accounts(scene: Scene) -> Non
     refused(scene.try_claim(check, longer), "InvalidInstructionData")
     more = Instruction(ix.program_id, bytes(ix.data), [*ix.accounts, ix.accounts[0]])
     refused(scene.try_claim(check, more), "WrongAccountCount")
+
+
+def test_an_agent_without_a_bond_cannot_be_claimed_on(world: World) -> None:
+    vendor, agent = world.vendor(), world.agent()
+    with world.nothing_moves():
+        refused(claim(world, agent, vendor, 700), "WrongAccountOwner")
 
 
 def test_a_channel_cannot_be_opened_elsewhere_than_at_its_address(world: World) -> None:

@@ -571,6 +571,15 @@ def test_an_account_that_cannot_receive_blocks_nobody_else_and_can_be_paid_later
     assert account_of(scene.world, scene.agent).forfeited == 0
 
 
+def test_the_treasury_may_report_and_is_paid_both_parts_into_one_account(world: World) -> None:
+    agent, account = world.agent(USDC), world.token_account(world.treasury.pubkey())
+    done(slash(world, agent, world.treasury))
+    world.wait(WINDOW)
+    done(sweep(world, agent, account, account))
+    assert world.tokens(account) == USDC
+    assert_balanced(world)
+
+
 def test_nobody_elses_account_is_paid(scene: Scene) -> None:
     scene.slash()
     scene.world.wait(WINDOW)
