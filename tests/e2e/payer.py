@@ -22,13 +22,12 @@ async def pay(
     demo = json.loads(manifest.read_text())
     payments: list[dict[str, Any]] = []
     failures: list[str] = []
-    deadline = None if seconds is None else time.monotonic() + seconds
     budget = iter(range(calls))
 
     async def caller(client: MachPayClient, seed: int) -> None:
         rng = random.Random(seed)
         for number in budget:
-            if deadline is not None and time.monotonic() > deadline:
+            if stop is not None and stop.exists():
                 return
             gateway = demo["gateways"][number % len(demo["gateways"])]
             path = gateway["paid_path"]
@@ -61,9 +60,9 @@ def main() -> None:
     parser.add_argument("--agent", type=int, default=0)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--in-flight", type=int, default=8)
-    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--stop-file", type=Path, help="pay until this file exists")
     a = parser.parse_args()
-    json.dump(asyncio.run(pay(a.manifest, a.agent, a.calls, a.in_flight, a.seconds)), sys.stdout)
+    json.dump(asyncio.run(pay(a.manifest, a.agent, a.calls, a.in_flight, a.stop_file)), sys.stdout)
 
 
 if __name__ == "__main__":
