@@ -70,15 +70,15 @@ class ChainProcess:
             self.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    """A chain with slots of 20 ms, finalised after 4, shared by the tests of a file: each uses keys of its own."""
+    """A chain with slots of 20 ms, finalised after 4, shared by all tests here: each uses keys of its own."""
     process = ChainProcess(tmp_path_factory.mktemp("chain"), "--slot-ms", "20", "--finalized-lag", "4")
     yield process
     process.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def still(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
     """A chain whose slots last an hour: it moves when a test says so, through `control`."""
     process = ChainProcess(tmp_path_factory.mktemp("still"), *STILL)

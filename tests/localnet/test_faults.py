@@ -167,10 +167,14 @@ async def test_expired_blockhashes_are_refused_and_new_ones_work(
     late = await payment(rpc, rich, to)
     control.expire_blockhashes()
     assert (await rpc.get_block_height(Processed)).value > latest.last_valid_block_height
-    with pytest.raises(RPCException, match="Blockhash not found"):
+    with pytest.raises(RPCException) as refused:
         await rpc.send_transaction(late)
+    message = refused.value.args[0]
+    assert isinstance(message, SendTransactionPreflightFailureMessage)
+    assert message.message == "Transaction simulation failed: Blockhash not found"
+    assert message.data.err == TransactionErrorFieldless.BlockhashNotFound
     await rpc.send_transaction(late, TxOpts(skip_preflight=True))
-    assert await balance(rpc, to) == 0
+    assert (await balance(rpc, to), await balance(rpc, rich.pubkey())) == (0, 10 * SOL)
     await rpc.send_transaction(await payment(rpc, rich, to))
     assert await balance(rpc, to) == SOL
 

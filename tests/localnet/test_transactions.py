@@ -90,19 +90,6 @@ async def test_confirm_transaction_waits_for_finality(client: AsyncClient, payer
     assert (await client.get_balance(to, Finalized)).value == SOL
 
 
-async def test_an_expired_blockhash_is_refused(client: AsyncClient, payer: Keypair) -> None:
-    latest = (await client.get_latest_blockhash(Processed)).value
-    to = Keypair().pubkey()
-    late = signed([pay(payer, to, SOL)], latest.blockhash, payer)
-    while (await client.get_block_height(Processed)).value <= latest.last_valid_block_height:
-        pass
-    message = await refusal(client, late)
-    assert message.message == "Transaction simulation failed: Blockhash not found"
-    assert message.data.err == TransactionErrorFieldless.BlockhashNotFound
-    assert await balance(client, to) == 0
-    assert await balance(client, payer.pubkey()) == 10 * SOL
-
-
 async def test_a_duplicate_is_refused_and_moves_nothing(client: AsyncClient, payer: Keypair) -> None:
     to = Keypair().pubkey()
     transaction = await send(client, [pay(payer, to, SOL)], payer)
