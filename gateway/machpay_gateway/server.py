@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -31,6 +32,18 @@ class TargetProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
 
+class ReadyServer(uvicorn.Server):
+    """Says when connections are accepted."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` if the address cannot be bound, `LogError` and its kinds."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -44,10 +57,13 @@ async def serve(
     listener = _bind(settings.gateway.host, settings.gateway.port)
     with contextlib.closing(listener):
         async with Runtime(settings) as runtime:
-            server = _server(runtime, settings)
             host, port = listener.getsockname()[:2]
-            runtime.write_endpoint(host, port)
-            logger.info("gateway %s serves %s", settings.key.pubkey, runtime.url)
+
+            def ready() -> None:
+                runtime.write_endpoint(host, port)
+                logger.info("gateway %s serves %s", settings.key.pubkey, runtime.url)
+
+            server = ReadyServer(_configuration(runtime, settings), ready)
             try:
                 await _serve_until_stopped(server, listener, stop, install_signals)
             finally:
@@ -79,8 +95,8 @@ async def _serve_until_stopped(
             watcher.cancel()
 
 
-def _server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
-    config = uvicorn.Config(
+def _configuration(runtime: Runtime, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         runtime.app,
         http=TargetProtocol,
         ws="none",
@@ -94,7 +110,6 @@ def _server(runtime: Runtime, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=max(1, round(settings.gateway.shutdown_s)),
         backlog=BACKLOG,
     )
-    return uvicorn.Server(config)
 
 
 def _bind(host: str, port: int) -> socket.socket:
