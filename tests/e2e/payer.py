@@ -16,9 +16,7 @@ from machpay import MachPayClient, MachPayConfig
 from machpay.client.errors import ClientError
 
 
-async def pay(
-    manifest: Path, agent: int, calls: int, in_flight: int, seconds: float | None
-) -> dict[str, Any]:
+async def pay(manifest: Path, agent: int, calls: int, in_flight: int, stop: Path | None) -> dict[str, Any]:
     demo = json.loads(manifest.read_text())
     payments: list[dict[str, Any]] = []
     failures: list[str] = []
