@@ -10,7 +10,10 @@ class AccountKind(StrEnum):
     """What an account counts. Owners are base58 keys, currencies mints."""
 
     DEPOSITS = "deposits"
+    WITHDRAWN = "withdrawn"
+    SWEPT = "swept"
     BOND = "bond"
+    FORFEITED = "forfeited"
     SPENT_UNSETTLED = "spent_unsettled"
     UNSETTLED = "unsettled"
     SETTLED = "settled"
@@ -26,6 +29,10 @@ class TransferKind(StrEnum):
     CHARGE = "charge"
     CLAIMED = "claimed"
     SETTLE = "settle"
+    DISTRIBUTE = "distribute"
+    WITHDRAW = "withdraw"
+    SLASH = "slash"
+    SWEEP = "sweep"
 
 
 WORLD: Final = "world"
@@ -42,6 +49,21 @@ def bond(agent: str, currency: str) -> AccountRef:
     return AccountRef(AccountKind.BOND, agent, "", currency)
 
 
+def withdrawn(agent: str, currency: str) -> AccountRef:
+    """Everything that ever left the agent's bond for its owner's wallet."""
+    return AccountRef(AccountKind.WITHDRAWN, agent, "", currency)
+
+
+def forfeited(agent: str, currency: str) -> AccountRef:
+    """What is left of a slashed agent's bond. It exists from the posting of the slash on."""
+    return AccountRef(AccountKind.FORFEITED, agent, "", currency)
+
+
+def swept(agent: str, currency: str) -> AccountRef:
+    """Everything of a forfeited bond that reporter and treasury were paid."""
+    return AccountRef(AccountKind.SWEPT, agent, "", currency)
+
+
 def spent_unsettled(agent: str, currency: str) -> AccountRef:
     """Minus what the agent was charged and the chain has not settled yet."""
     return AccountRef(AccountKind.SPENT_UNSETTLED, agent, "", currency)
@@ -53,5 +75,10 @@ def unsettled(vendor: str, gateway: str, currency: str) -> AccountRef:
 
 
 def settled(vendor: str, gateway: str, currency: str) -> AccountRef:
-    """What the chain has settled for the vendor through the gateway, whether paid out or owed."""
+    """What the chain has settled for the vendor through the gateway and paid out."""
     return AccountRef(AccountKind.SETTLED, vendor, gateway, currency)
+
+
+def owed(vendor: str, gateway: str, currency: str) -> AccountRef:
+    """What the chain has settled for the vendor through the gateway and still keeps, until it is distributed."""
+    return AccountRef(AccountKind.OWED, vendor, gateway, currency)

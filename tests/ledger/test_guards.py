@@ -195,3 +195,29 @@ def test_unknown_kinds_are_refused():
         " VALUES ('gift', 'b', '', 'usdc', 0, 0)",
         message="kind_known",
     )
+    refused(
+        "INSERT INTO ledger_transfer (key, kind, input_hash, entry_count) VALUES ('x', 'gift', '\\x00', 2)",
+        message="kind_known",
+    )
+
+
+@pytest.mark.parametrize(
+    "account",
+    [
+        chart.withdrawn("a", USDC),
+        chart.forfeited("a", USDC),
+        chart.swept("a", USDC),
+        chart.owed("v", "g", USDC),
+    ],
+    ids=lambda account: account.kind,
+)
+def test_no_way_out_of_a_bond_goes_below_zero(account):
+    post(
+        [Transfer.move("x", "sweep", debit=chart.spent_unsettled("a", USDC), credit=account, amount_atomic=5)]
+    )
+    refused(
+        "UPDATE ledger_account SET balance_atomic = -1, version = 2 WHERE id = %s",
+        account_id(account.kind),
+        message="not_negative",
+    )
+    assert balance(account) == 5

@@ -28,6 +28,10 @@ def settled(party: Party) -> int:
     return balance(chart.settled(str(party.vendor), party.pubkey, MINT))
 
 
+def owed(party: Party) -> int:
+    return balance(chart.owed(str(party.vendor), party.pubkey, MINT))
+
+
 def test_a_deposit_is_posted_by_how_far_the_total_rose(bound):
     agent = SigningKey.generate()
 
@@ -153,7 +157,7 @@ def test_channels_of_strangers_are_followed_too(bound):
         str(party.vendor),
     )
     assert (channel.settled_atomic, channel.owed_atomic, channel.credited_atomic) == (70, 20, 70)
-    assert (bond(agent), settled(party)) == (430, 70)
+    assert (bond(agent), settled(party), owed(party)) == (430, 50, 20)
 
 
 def test_a_claim_is_mirrored_before_it_pays(payer, gateway):

@@ -22,6 +22,7 @@ import pytest
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 
+from contracts.localnet.control import Control
 from devnet.chain import bootstrap_chain
 from devnet.keys import KeyStore
 from devnet.network import PROGRAM, ROOT
@@ -99,6 +100,10 @@ class LocalChain:
                 return await ask(client)
 
         return asyncio.run(connected())
+
+    def control(self) -> Control:
+        """The chain's clock and faults, as a context manager; clocks that a test moves stay moved."""
+        return Control(self.rpc_url)
 
     # ---- who is there
 
@@ -183,7 +188,7 @@ def local_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain
         *(sys.executable, "-m", "contracts.localnet", "--port", "0", "--state", str(state)),
         *("--program", str(PROGRAM), "--program-keypair", str(keys.path("program"))),
         *("--upgrade-authority", keys.get("admin").pubkey),
-        *("--slot-ms", str(SLOT_MS), "--finalized-lag", str(FINALIZED_LAG)),
+        *("--slot-ms", str(SLOT_MS), "--finalized-lag", str(FINALIZED_LAG), "--allow-faults"),
     ]
     process = ManagedProcess(
         "chain", command, env=os.environ, log_dir=folder / "log", health_url=health, cwd=ROOT

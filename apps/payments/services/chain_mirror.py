@@ -12,13 +12,13 @@ from typing import Final
 from django.db import connection, transaction
 from django.utils import timezone
 
-from apps.ledger import chart
 from apps.ledger.services import post
-from apps.ledger.types import Leg, Transfer
+from apps.ledger.types import Transfer
 from apps.payments.errors import ChainRegression
 from apps.payments.locks import lock_agents, lock_channels, lock_cursor
 from apps.payments.models import AgentMirror, Channel, Settlement, SettlementItem
-from apps.payments.services import gateways
+from apps.payments.services import chain_postings, gateways
+from apps.payments.services.chain_postings import PostedBefore
 from apps.payments.services.network import current_network
 from apps.payments.services.settlements import release
 from machpay.chain.accounts import AgentAccount
@@ -35,9 +35,27 @@ class DepositSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class BondMoved:
+    """`amount_atomic` of an agent's bond was withdrawn, forfeited or swept since the last applied slot."""
+
+    agent: str
+    amount_atomic: int
+
+
+@dataclass(frozen=True, slots=True)
+class DistributionSeen:
+    """`amount_atomic` of what a channel was owed reached the vendor."""
+
+    channel: str
+    gateway: str
+    vendor: str
+    amount_atomic: int
+
+
+@dataclass(frozen=True, slots=True)
 class SettlementSeen:
     """A channel's watermark rose by `amount_atomic` to `settled_atomic`; `claimed_atomic` of it was above
-    every recorded charge, which only a claim can do."""
+    every recorded charge, which only a claim can do. `owed_atomic` of it waits for the vendor on chain."""
 
     channel: str
     agent: str
@@ -46,6 +64,7 @@ class SettlementSeen:
     amount_atomic: int
     claimed_atomic: int
     settled_atomic: int
+    owed_atomic: int = 0
 
 
 @dataclass(slots=True)
@@ -56,16 +75,33 @@ class Applied:
     slot: int
     applied: bool
     deposits: list[DepositSeen] = field(default_factory=list)
+    withdrawals: list[BondMoved] = field(default_factory=list)
     settled: list[SettlementSeen] = field(default_factory=list)
+    distributed: list[DistributionSeen] = field(default_factory=list)
+    slashed: list[BondMoved] = field(default_factory=list)
+    swept: list[BondMoved] = field(default_factory=list)
     ended_settlements: list[int] = field(default_factory=list)
     intents_settled: int = 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether any money moved."""
+        return bool(
+            self.deposits
+            or self.withdrawals
+            or self.settled
+            or self.distributed
+            or self.slashed
+            or self.swept
+        )
 
 
 def apply_chain_snapshot(snapshot: Snapshot) -> Applied:
     """Bring mirrors, ledger, intents and settlements to the finalised slot of `snapshot`.
 
-    Deposits follow `AgentAccount.deposited_total`, settlements follow `Channel.settled`. Returns what
-    changed, for live pages and logs. Raises `ChainRegression` if a counter that only rises fell.
+    Deposits, withdrawals and sweeps follow the lifetime counters of `AgentAccount`, a slash its `slashed`,
+    settlements and distributions follow `Channel.settled` and `Channel.owed`. Returns what changed, for live
+    pages and logs. Raises `ChainRegression` if a counter that only rises fell.
     """
     with transaction.atomic():
         cursor = lock_cursor()
@@ -80,11 +116,15 @@ def apply_chain_snapshot(snapshot: Snapshot) -> Applied:
         changed_channels, missing_channels = _changed_channels(channels)
         rows = lock_agents(changed_agents | {str(channels[address].agent) for address in missing_channels})
         _mirror_agents(snapshot.slot, [agents[agent] for agent in changed_agents])
+        before = PostedBefore.read(mint)
+        # The order in which the chain must have done it: nothing is deposited or withdrawn after a slash, and
+        # nothing swept before one.
         transfers = _follow_deposits(rows, agents, mint, result)
+        transfers += _follow_withdrawals(agents, before, mint, result)
         _create_channels({address: channels[address] for address in missing_channels})
-        transfers += _follow_channels(
-            snapshot.slot, {address: channels[address] for address in changed_channels}, mint, result
-        )
+        changed = {address: channels[address] for address in changed_channels}
+        transfers += _follow_channels(snapshot.slot, changed, before, mint, result)
+        transfers += _follow_forfeits(agents, before, mint, result)
         post(transfers)
         result.intents_settled = _mark_settled(result.settled)
         cursor.slot = snapshot.slot
@@ -187,16 +227,46 @@ def _follow_deposits(
         row.deposits_posted_atomic = total
         risen.append(row)
         result.deposits.append(DepositSeen(agent, amount))
-        transfers.append(
-            Transfer.move(
-                f"deposit:{agent}:{total}",
-                chart.TransferKind.DEPOSIT,
-                debit=chart.deposits(mint),
-                credit=chart.bond(agent, mint),
-                amount_atomic=amount,
-            )
-        )
+        transfers.append(chain_postings.deposit(agent, mint, amount=amount, total=total))
     AgentMirror.objects.bulk_update(risen, ["deposits_posted_atomic"], batch_size=500)
+    return transfers
+
+
+def _follow_withdrawals(
+    accounts: Mapping[str, AgentAccount], before: PostedBefore, mint: str, result: Applied
+) -> list[Transfer]:
+    transfers = []
+    for agent, account in accounts.items():
+        amount = account.withdrawn_total - before.withdrawn.get(agent, 0)
+        if amount < 0:
+            raise ChainRegression(f"withdrawals of {agent} fell to {account.withdrawn_total}")
+        if amount:
+            result.withdrawals.append(BondMoved(agent, amount))
+            transfers.append(
+                chain_postings.withdraw(agent, mint, amount=amount, total=account.withdrawn_total)
+            )
+    return transfers
+
+
+def _follow_forfeits(
+    accounts: Mapping[str, AgentAccount], before: PostedBefore, mint: str, result: Applied
+) -> list[Transfer]:
+    """Slashes and sweeps. A settlement of the same snapshot as its agent's slash counts as made before it:
+    accounts do not tell, and both orders end in the same balances."""
+    transfers = []
+    for agent, account in accounts.items():
+        if not account.slashed:
+            continue
+        swept = account.swept_total - before.swept.get(agent, 0)
+        if swept < 0:
+            raise ChainRegression(f"sweeps of {agent} fell to {account.swept_total}")
+        forfeited = account.forfeited + swept
+        if agent not in before.forfeited and forfeited:
+            result.slashed.append(BondMoved(agent, forfeited))
+            transfers.append(chain_postings.slash(agent, mint, amount=forfeited))
+        if swept:
+            result.swept.append(BondMoved(agent, swept))
+            transfers.append(chain_postings.sweep(agent, mint, amount=swept, total=account.swept_total))
     return transfers
 
 
@@ -215,7 +285,7 @@ def _changed_channels(accounts: Mapping[str, ChannelAccount]) -> tuple[set[str],
 
 
 def _follow_channels(
-    slot: int, changed: Mapping[str, ChannelAccount], mint: str, result: Applied
+    slot: int, changed: Mapping[str, ChannelAccount], before: PostedBefore, mint: str, result: Applied
 ) -> list[Transfer]:
     """Mirror the channels that changed, post the rises of their watermarks, and end the settlements that
     caused them."""
@@ -228,7 +298,7 @@ def _follow_channels(
     rows = lock_channels(settling | changed.keys())
     transfers = []
     for address in sorted(changed):
-        transfers += _follow_channel(slot, rows[address], changed[address], mint, result)
+        transfers += _follow_channel(slot, rows[address], changed[address], before, mint, result)
     Channel.objects.bulk_update(
         [rows[address] for address in sorted(changed)],
         [
@@ -265,13 +335,18 @@ def _create_channels(accounts: Mapping[str, ChannelAccount]) -> None:
 
 
 def _follow_channel(
-    slot: int, row: Channel, account: ChannelAccount, mint: str, result: Applied
+    slot: int, row: Channel, account: ChannelAccount, before: PostedBefore, mint: str, result: Applied
 ) -> list[Transfer]:
     rise = account.settled - row.settled_atomic
     if rise < 0:
         raise ChainRegression(
             f"settled of channel {row.address} fell from {row.settled_atomic} to {account.settled}"
         )
+    paid_before, paid = row.settled_atomic - row.owed_atomic, account.settled - account.owed
+    if paid < paid_before:
+        raise ChainRegression(f"what channel {row.address} paid out fell from {paid_before} to {paid}")
+    owed = max(0, account.owed - row.owed_atomic)
+    distributed = max(0, row.owed_atomic - account.owed)
     claimed = max(0, account.settled - row.credited_atomic)
     row.settled_atomic, row.owed_atomic = account.settled, account.owed
     row.claim_cumulative_atomic, row.claim_unlock = account.claim_cumulative, account.claim_unlock
@@ -282,31 +357,28 @@ def _follow_channel(
     elif rise:
         # What is left was charged after the voucher that was settled, so its waiting begins about now.
         row.unsettled_since = timezone.now()
-    if not rise:
-        return []
-    result.settled.append(
-        SettlementSeen(row.address, row.agent_id, row.gateway_id, row.vendor, rise, claimed, account.settled)
-    )
-    spent = chart.spent_unsettled(row.agent_id, mint)
-    unsettled = chart.unsettled(row.vendor, row.gateway_id, mint)
+    parties = chain_postings.Parties(row.address, row.agent_id, row.gateway_id, row.vendor, mint)
     transfers = []
     if claimed:
-        transfers.append(
-            Transfer.move(
-                f"claimed:{row.address}:{account.settled}",
-                chart.TransferKind.CLAIMED,
-                debit=spent,
-                credit=unsettled,
-                amount_atomic=claimed,
+        transfers.append(chain_postings.claimed(parties, amount=claimed, settled=account.settled))
+    if rise:
+        result.settled.append(
+            SettlementSeen(
+                row.address, row.agent_id, row.gateway_id, row.vendor, rise, claimed, account.settled, owed
             )
         )
-    legs = (
-        Leg(chart.bond(row.agent_id, mint), -rise),
-        Leg(spent, rise),
-        Leg(unsettled, -rise),
-        Leg(chart.settled(row.vendor, row.gateway_id, mint), rise),
-    )
-    transfers.append(Transfer(f"settle:{row.address}:{account.settled}", chart.TransferKind.SETTLE, legs))
+        transfers.append(
+            chain_postings.settle(
+                parties,
+                amount=rise,
+                owed=owed,
+                settled=account.settled,
+                from_forfeited=row.agent_id in before.forfeited,
+            )
+        )
+    if distributed:
+        result.distributed.append(DistributionSeen(row.address, row.gateway_id, row.vendor, distributed))
+        transfers.append(chain_postings.distribute(parties, amount=distributed, paid=paid))
     return transfers
 
 

@@ -25,18 +25,27 @@ def sync_chain(chain: ChainSession) -> tuple[Snapshot, Applied]:
     """
     snapshot = chain.run(chain.client.program_accounts("finalized"))
     applied = apply_chain_snapshot(snapshot)
-    if applied.deposits or applied.settled:
+    announce(applied)
+    return snapshot, applied
+
+
+def announce(applied: Applied) -> None:
+    """Log what a committed snapshot changed and tell live pages."""
+    if applied.moved:
         log.info(
             "chain_followed",
             slot=applied.slot,
             deposits=len(applied.deposits),
+            withdrawals=len(applied.withdrawals),
+            channels_distributed=len(applied.distributed),
+            slashed=[seen.agent for seen in applied.slashed],
+            swept=len(applied.swept),
             channels_settled=len(applied.settled),
             settled_atomic=sum(seen.amount_atomic for seen in applied.settled),
             intents_settled=applied.intents_settled,
             settlements_ended=len(applied.ended_settlements),
         )
         _publish(applied)
-    return snapshot, applied
 
 
 def _publish(applied: Applied) -> None:
