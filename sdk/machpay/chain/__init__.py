@@ -7,6 +7,7 @@
     events        the program's events, decoded from bytes
     traces        which calls of a transaction are events of the program
     tokens        what is needed of the SPL Token program
+    lookup_tables address lookup tables, and what settlements look up in them
     client        sending, confirming and reading over JSON-RPC
     errors        one tree, with the program's numbered errors
 

@@ -40,6 +40,7 @@ from machpay.chain.accounts import (
     decode_account,
 )
 from machpay.chain.errors import ConfirmationTimeout, RpcUnavailable, TransactionRejected
+from machpay.chain.lookup_tables import LOOKUP_TABLE_PROGRAM_ID, LookupTable
 from machpay.chain.network import Network
 from machpay.chain.tokens import token_amount
 from machpay.chain.traces import Recorded, recorded_events, trace_of
@@ -157,6 +158,15 @@ class ChainClient:
         account = await self.account(address, commitment)
         return token_amount(bytes(account.data)) if account is not None else 0
 
+    async def lookup_table(
+        self, address: Pubkey, commitment: Commitment = "finalized"
+    ) -> LookupTable | None:
+        """The address lookup table at `address`; None while there is none."""
+        account = await self.account(address, commitment)
+        if account is None or account.owner != LOOKUP_TABLE_PROGRAM_ID:
+            return None
+        return LookupTable.decode(address, bytes(account.data))
+
     # ---- the program's accounts; None where nothing was created
 
     async def bond(self, commitment: Commitment = "confirmed") -> GlobalBond | None:
@@ -211,7 +221,12 @@ class ChainClient:
     # ---- transactions
 
     async def sign(
-        self, instructions: Sequence[Instruction], payer: Keypair, signers: Sequence[Keypair] = ()
+        self,
+        instructions: Sequence[Instruction],
+        payer: Keypair,
+        signers: Sequence[Keypair] = (),
+        *,
+        lookup_tables: Sequence[LookupTable] = (),
     ) -> SignedTransaction:
         """Sign with a fresh blockhash. Nothing is sent."""
         blockhash, last_valid_block_height = await self.latest_blockhash()
@@ -221,6 +236,7 @@ class ChainClient:
             signers=signers,
             blockhash=blockhash,
             last_valid_block_height=last_valid_block_height,
+            lookup_tables=lookup_tables,
         )
 
     async def send(self, raw: bytes) -> str:

@@ -25,6 +25,7 @@ from machpay.chain.errors import (
     TransactionFailed,
     TransactionRejected,
 )
+from machpay.chain.lookup_tables import LookupTable
 
 Commitment = Literal["processed", "confirmed", "finalized"]
 
@@ -67,13 +68,16 @@ def sign_transaction(
     signers: Sequence[Keypair],
     blockhash: Hash,
     last_valid_block_height: int,
+    lookup_tables: Sequence[LookupTable] = (),
 ) -> SignedTransaction:
-    """Build and sign a v0 transaction. `signers` are those besides the payer; repeats are harmless.
+    """Build and sign a v0 transaction. `signers` are those besides the payer; repeats are harmless. Accounts that
+    `lookup_tables` hold are named by their place there, except signers and programs that are called.
 
     Raises `ValueError` if a signature is missing or the transaction exceeds 1,232 bytes.
     """
     keys = {key.pubkey(): key for key in (payer, *signers)}
-    message = MessageV0.try_compile(payer.pubkey(), list(instructions), [], blockhash)
+    tables = [table.for_message() for table in lookup_tables]
+    message = MessageV0.try_compile(payer.pubkey(), list(instructions), tables, blockhash)
     wanted = message.account_keys[: message.header.num_required_signatures]
     missing = [str(key) for key in wanted if key not in keys]
     if missing:
