@@ -31,6 +31,7 @@ def _schedule() -> dict[str, dict[str, object]]:
         "settle-channels": every(settings.SETTLE_INTERVAL_S, "settlement.settle"),
         "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
         "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
+        "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
         "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
         "publish-stats": every(1.0, "console.publish_stats"),
         "ensure-partitions": every(3600.0, "core.ensure_partitions"),

@@ -16,6 +16,7 @@ from apps.settlement import chain
 from apps.settlement.services.follow import follow
 from apps.settlement.services.settle import settle
 from apps.settlement.services.sync import sync_chain
+from apps.settlement.services.tables import extend_tables
 from machpay.chain.errors import ChainError
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,12 @@ def follow_transactions() -> None:
 def mirror_chain() -> None:
     """Take over the newest finalised slot."""
     _run("settlement.sync_chain", sync_chain)
+
+
+@shared_task(name="settlement.extend_tables")  # type: ignore[untyped-decorator, unused-ignore]
+def extend_lookup_tables() -> None:
+    """Put channels that pay into lookup tables."""
+    _run("settlement.extend_tables", extend_tables)
 
 
 def _run(task: str, service: Callable[[chain.ChainSession], object]) -> None:

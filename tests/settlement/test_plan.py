@@ -6,6 +6,7 @@ from solders.pubkey import Pubkey
 
 from apps.payments.services.settlements import DueChannel
 from apps.settlement.services.plan import plan
+from machpay.chain.lookup_tables import LookupTable
 
 
 def channel(agent: str = "alice", vendor: str = "vera", *, owes: int = 100) -> DueChannel:
@@ -69,3 +70,40 @@ def test_what_is_settled_already_does_not_use_the_bond_up() -> None:
     second = channel(owes=100)
     plans = plan([first, second], {"alice": 20})
     assert [each.channels for each in plans] == [(first, second)]
+
+
+def table() -> LookupTable:
+    return LookupTable(Pubkey.new_unique(), (Pubkey.new_unique(),))
+
+
+def sizes(due: list[DueChannel], tables: dict[str, LookupTable], existing: list[str]) -> list[int]:
+    plans = plan(due, {"alice": 100 * len(due)}, tables=tables, existing=existing)
+    assert [each for part in plans for each in part.channels] == due
+    return [len(each.channels) for each in plans]
+
+
+def test_a_table_lets_five_existing_channels_share_a_transaction() -> None:
+    due, one = [channel() for _ in range(11)], table()
+    everyone = [each.address for each in due]
+    assert sizes(due, dict.fromkeys(everyone, one), everyone) == [5, 5, 1]
+
+
+def test_four_share_one_when_any_is_created_wherever_it_stands() -> None:
+    due, one = [channel() for _ in range(5)], table()
+    everyone = [each.address for each in due]
+    for missing in range(4):
+        existing = [each for index, each in enumerate(everyone) if index != missing]
+        assert sizes(due, dict.fromkeys(everyone, one), existing) == [4, 1]
+    assert sizes(due, dict.fromkeys(everyone, one), everyone[:4]) == [4, 1]
+    assert sizes(due, dict.fromkeys(everyone, one), []) == [4, 1]
+
+
+def test_a_transaction_draws_from_one_table() -> None:
+    due, tables = [channel() for _ in range(4)], [table(), table()]
+    drawn = {each.address: tables[index % 2] for index, each in enumerate(due[:3])}
+    plans = plan(due, {"alice": 400}, tables=drawn, existing=[each.address for each in due])
+    assert [(each.table, each.channels) for each in plans] == [
+        (tables[0], (due[0], due[2])),
+        (tables[1], (due[1],)),
+        (None, (due[3],)),
+    ]

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from apps.payments.models import Settlement
 from apps.payments.services import network as binding
-from apps.settlement.tasks import follow_transactions, mirror_chain, settle_channels
+from apps.settlement.tasks import extend_lookup_tables, follow_transactions, mirror_chain, settle_channels
 from devnet.offers import LEXICON
 from devnet.services.ports import free_port
 from machpay.chain.network import Network
@@ -22,6 +22,7 @@ TASKS = {
     "settlement.settle": settle_channels,
     "settlement.follow": follow_transactions,
     "settlement.sync_chain": mirror_chain,
+    "settlement.extend_tables": extend_lookup_tables,
 }
 
 

@@ -2,6 +2,7 @@
 
 from apps.payments.models.channels import Channel
 from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, PaymentIntent
+from apps.payments.models.lookup_tables import LookupTable, LookupTableEntry
 from apps.payments.models.network import ChainCursor, Network
 from apps.payments.models.parties import AgentMirror, Gateway
 from apps.payments.models.settlements import Settlement, SettlementItem
@@ -13,6 +14,8 @@ __all__ = [
     "Channel",
     "Equivocation",
     "Gateway",
+    "LookupTable",
+    "LookupTableEntry",
     "Network",
     "PaymentIntent",
     "Settlement",

@@ -5,4 +5,5 @@ gateways       the gateway registry and heartbeats
 intake         storing resolved payments
 chain_mirror   following finalised chain state, ledger included
 settlements    settlement transactions as rows: claim, store, transitions
+lookup_tables  the registry of address lookup tables
 """

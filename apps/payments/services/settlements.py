@@ -37,7 +37,8 @@ class DuePolicy:
 
 @dataclass(frozen=True, slots=True)
 class DueChannel:
-    """A channel to settle: its highest voucher, and `up_to_atomic`, the charges recorded for it."""
+    """A channel to settle: its highest voucher, and `up_to_atomic`, the charges recorded for it. `failures`
+    counts its settlements that failed or paid nothing since the last one that paid."""
 
     address: str
     agent: str
@@ -48,6 +49,7 @@ class DueChannel:
     signature: bytes
     up_to_atomic: int
     settled_atomic: int
+    failures: int = 0
 
     @property
     def payable_atomic(self) -> int:
@@ -109,6 +111,7 @@ def claim_due_channels(
             signature=bytes(row.highest_signature or b""),
             up_to_atomic=row.charged_total_atomic,
             settled_atomic=row.settled_atomic,
+            failures=row.settle_failures,
         )
         for row in claimed[:limit]
     ]

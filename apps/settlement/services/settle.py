@@ -5,6 +5,7 @@ transaction without I/O -> commit -> send. Before the commit nothing has left th
 stored bytes are the only ones ever sent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -19,7 +20,8 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from apps.payments.selectors.bonds import payable_bonds
-from apps.payments.services.settlements import DuePolicy, claim_due_channels, store_settlement
+from apps.payments.selectors.lookup_tables import tables_holding
+from apps.payments.services.settlements import DueChannel, DuePolicy, claim_due_channels, store_settlement
 from apps.settlement.chain import ChainSession, relayer_keypair
 from apps.settlement.errors import SettlementPaused
 from apps.settlement.services.plan import Plan, plan
@@ -27,6 +29,7 @@ from apps.settlement.services.send import Outgoing, send_all
 from apps.settlement.services.sync import sync_chain
 from machpay.chain.client import Snapshot
 from machpay.chain.instructions import ChannelSettlement, settle_cumulative
+from machpay.chain.lookup_tables import LookupTable, choose_table, pair_addresses, shared_addresses
 from machpay.chain.network import Network
 from machpay.chain.transactions import sign_transaction
 
@@ -36,9 +39,9 @@ log = structlog.get_logger(__name__)
 # ms.
 CLAIM_CHANNELS: Final = 40
 CLAIMS_PER_RUN: Final = 10
-# Two channels take 7,600 units, 17,100 when both are created; deriving an unlucky address takes 1,500 more per bump.
+# Five channels take 7,500 units, four that are created 29,000; deriving an unlucky address takes 1,500 more per bump.
 COMPUTE_UNIT_LIMIT: Final = 80_000
-# Micro-lamports a unit: 80 lamports a transaction, beside 5,000 for each of its three signatures.
+# Micro-lamports a unit: 80 lamports a transaction, beside 5,000 for its signature and each of its vouchers'.
 COMPUTE_UNIT_PRICE: Final = 1_000
 
 
@@ -102,8 +105,33 @@ def _store_due(basis: _Basis, vendor: str | None) -> list[Outgoing]:
         claimed = claim_due_channels(policy=due_policy(), limit=CLAIM_CHANNELS, vendor=vendor)
         # Intake may know a gateway that was registered after this snapshot; the next one has its vendor.
         due = [each for each in claimed if Pubkey.from_string(each.vendor) in basis.snapshot.vendors]
-        plans = plan(due, payable_bonds(channel.agent for channel in due))
+        plans = plan(
+            due,
+            payable_bonds(channel.agent for channel in due),
+            tables=_tables(basis, due),
+            existing=[c.address for c in due if c.voucher.channel in basis.snapshot.channels],
+        )
         return [_store(basis, each) for each in plans]
+
+
+def _tables(basis: _Basis, due: Sequence[DueChannel]) -> dict[str, LookupTable]:
+    """Per channel the table that holds all it looks up. A channel whose last settlement failed goes without, so
+    that whatever is wrong with a table holds up no payment."""
+    sound = [channel for channel in due if not channel.failures]
+    listed = tables_holding(channel.address for channel in sound)
+    found = {}
+    for channel in sound:
+        vendor = Pubkey.from_string(channel.vendor)
+        payout = basis.snapshot.vendors[vendor].payout
+        agent, gateway = Pubkey.from_string(channel.agent), Pubkey.from_string(channel.gateway)
+        looked_up = [
+            *shared_addresses(basis.network, vendor=vendor, payout=payout),
+            *pair_addresses(basis.network, agent=agent, gateway=gateway),
+        ]
+        table = choose_table(listed, looked_up)
+        if table is not None:
+            found[channel.address] = table
+    return found
 
 
 def _store(basis: _Basis, plan: Plan) -> Outgoing:
@@ -113,6 +141,7 @@ def _store(basis: _Basis, plan: Plan) -> Outgoing:
         signers=[],
         blockhash=basis.blockhash,
         last_valid_block_height=basis.last_valid_block_height,
+        lookup_tables=() if plan.table is None else (plan.table,),
     )
     settlement_id = store_settlement(
         channels=plan.channels,
