@@ -28,11 +28,21 @@ CLEAN = {key: value for key, value in os.environ.items() if key not in ("DATABAS
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data folder whose servers are stopped and whose data is gone afterwards."""
+    """A data folder that does not exist yet, whose servers are stopped and whose data is gone afterwards."""
     path = tmp_path_factory.mktemp("services") / "data"
     yield path
     if path.exists():
         Services(path, environ={}).erase()
+
+
+@pytest.fixture(scope="module")
+def used_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder that has run before, shared by tests that do not need a new one: making one takes seconds."""
+    path = tmp_path_factory.mktemp("services") / "data"
+    with open_services(path):
+        pass
+    yield path
+    Services(path, environ={}).erase()
 
 
 def open_services(folder: Path) -> Services:
@@ -46,7 +56,9 @@ def run_command(folder: Path, code: str) -> list[str]:
 
 def write_row(services: Services, value: int) -> None:
     with psycopg.connect(services.database_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS kept (value int)")
+        # What an earlier test of the same folder left.
+        connection.execute("DROP TABLE IF EXISTS kept")
+        connection.execute("CREATE TABLE kept (value int)")
         connection.execute("INSERT INTO kept VALUES (%s)", [value])
 
 
@@ -88,26 +100,26 @@ def test_started_servers_answer_and_stopped_ones_are_gone(folder: Path) -> None:
         _ = services.database_url
 
 
-def test_data_and_ports_are_kept_by_the_next_start(folder: Path) -> None:
-    with open_services(folder) as services:
+def test_data_and_ports_are_kept_by_the_next_start(used_folder: Path) -> None:
+    with open_services(used_folder) as services:
         write_row(services, 7)
         first = services.environment
-    with open_services(folder) as services:
+    with open_services(used_folder) as services:
         assert services.environment == first
         assert read_rows(services) == [7]
 
 
-def test_a_taken_port_is_replaced(folder: Path) -> None:
-    with open_services(folder) as services:
+def test_a_taken_port_is_replaced(used_folder: Path) -> None:
+    with open_services(used_folder) as services:
         write_row(services, 3)
-    ports = {name: entry["port"] for name, entry in open_services(folder).status().items()}
+    ports = {name: entry["port"] for name, entry in open_services(used_folder).status().items()}
     for name, port in ports.items():
         with subprocess.Popen(
             [sys.executable, "-c", LISTENER, str(port)], stdout=subprocess.PIPE, stdin=subprocess.PIPE
         ) as squatter:
             assert squatter.stdout is not None
             assert squatter.stdout.readline() == b"listening\n"
-            with open_services(folder) as services:
+            with open_services(used_folder) as services:
                 assert services.status()[name]["port"] != port
                 assert read_rows(services) == [3]
             squatter.kill()
@@ -122,8 +134,8 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("server", ["postgres", "valkey"])
-def test_a_killed_server_is_started_again_on_its_port_and_data(folder: Path, server: str) -> None:
-    with open_services(folder) as services:
+def test_a_killed_server_is_started_again_on_its_port_and_data(used_folder: Path, server: str) -> None:
+    with open_services(used_folder) as services:
         write_row(services, 5)
         before = services.environment
         other = "valkey" if server == "postgres" else "postgres"
@@ -140,9 +152,9 @@ def test_a_killed_server_is_started_again_on_its_port_and_data(folder: Path, ser
 
 
 @pytest.mark.parametrize("servers_too", [False, True], ids=["owner only", "owner and servers"])
-def test_a_killed_owner_leaves_data_the_next_start_can_use(folder: Path, servers_too: bool) -> None:
+def test_a_killed_owner_leaves_data_the_next_start_can_use(used_folder: Path, servers_too: bool) -> None:
     owner = subprocess.Popen(
-        run_command(folder, "print('up', flush=True); import sys; sys.stdin.read()"),
+        run_command(used_folder, "print('up', flush=True); import sys; sys.stdin.read()"),
         cwd=ROOT,
         env=CLEAN,
         stdin=subprocess.PIPE,
@@ -152,8 +164,8 @@ def test_a_killed_owner_leaves_data_the_next_start_can_use(folder: Path, servers
     assert owner.stdin is not None
     assert owner.stdout.readline() == b"up\n"
     with pytest.raises(ServicesError, match=f"in use by process {owner.pid}"):
-        open_services(folder).start()
-    pids = [entry["pid"] for entry in open_services(folder).status().values()]
+        open_services(used_folder).start()
+    pids = [entry["pid"] for entry in open_services(used_folder).status().values()]
     owner.kill()
     owner.wait()
     owner.stdin.close()
@@ -161,22 +173,22 @@ def test_a_killed_owner_leaves_data_the_next_start_can_use(folder: Path, servers
     if servers_too:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-    with open_services(folder) as services:
+    with open_services(used_folder) as services:
         write_row(services, 9)
         assert read_rows(services) == [9]
         assert [is_alive(pid) for pid in pids] == [False, False]
 
 
-def test_a_pid_file_whose_pid_belongs_to_somebody_else_does_not_block(folder: Path) -> None:
-    with open_services(folder) as services:
+def test_a_pid_file_whose_pid_belongs_to_somebody_else_does_not_block(used_folder: Path) -> None:
+    with open_services(used_folder) as services:
         write_row(services, 2)
-        home = Path(json.loads((folder / "services.json").read_text())["home"])
+        home = Path(json.loads((used_folder / "services.json").read_text())["home"])
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     ) as stranger:
         (home / "postgres" / "postmaster.pid").write_text(f"{stranger.pid}\n{home}\n")
         (home / "valkey" / "valkey.pid").write_text(f"{stranger.pid}\n")
-        with open_services(folder) as services:
+        with open_services(used_folder) as services:
             assert read_rows(services) == [2]
             assert is_alive(stranger.pid)
 
@@ -209,19 +221,19 @@ def test_two_folders_run_side_by_side(tmp_path: Path) -> None:
         services.erase()
 
 
-def test_up_leaves_the_servers_to_later_processes_until_down(folder: Path) -> None:
-    open_services(folder).up()
-    pids = [entry["pid"] for entry in open_services(folder).status().values()]
-    with open_services(folder) as services:
+def test_up_leaves_the_servers_to_later_processes_until_down(used_folder: Path) -> None:
+    open_services(used_folder).up()
+    pids = [entry["pid"] for entry in open_services(used_folder).status().values()]
+    with open_services(used_folder) as services:
         write_row(services, 4)
         assert [entry["pid"] for entry in services.status().values()] == pids
     assert [is_alive(pid) for pid in pids] == [True, True]
-    open_services(folder).down()
+    open_services(used_folder).down()
     assert [is_alive(pid) for pid in pids] == [False, False]
 
 
-def test_wrong_or_missing_passwords_are_refused(folder: Path) -> None:
-    with open_services(folder) as services:
+def test_wrong_or_missing_passwords_are_refused(used_folder: Path) -> None:
+    with open_services(used_folder) as services:
         ports = {name: entry["port"] for name, entry in services.status().items()}
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(f"postgresql://machpay:wrong@127.0.0.1:{ports['postgres']}/machpay")
@@ -230,12 +242,12 @@ def test_wrong_or_missing_passwords_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root drops its rights")
-def test_root_runs_the_servers_as_nobody_with_private_data(folder: Path) -> None:
+def test_root_runs_the_servers_as_nobody_with_private_data(used_folder: Path) -> None:
     nobody = pwd.getpwnam("nobody").pw_uid
-    with open_services(folder) as services:
+    with open_services(used_folder) as services:
         for name in ("postgres", "valkey"):
             assert Path(f"/proc/{pid_of(services, name)}").stat().st_uid == nobody
-        home = Path(json.loads((folder / "services.json").read_text())["home"])
+        home = Path(json.loads((used_folder / "services.json").read_text())["home"])
         assert (home / "postgres").stat().st_mode & 0o777 == 0o700
         assert (home / "password").stat().st_mode & 0o777 == 0o600
         assert (home / "password").stat().st_uid == 0
@@ -308,17 +320,17 @@ print(redis.Redis.from_url(os.environ["REDIS_URL"]).info("server")["executable"]
 """
 
 
-def test_run_forwards_signals_and_the_exit_code(folder: Path) -> None:
-    done = subprocess.run(run_command(folder, "raise SystemExit(7)"), cwd=ROOT, env=CLEAN, check=False)
+def test_run_forwards_signals_and_the_exit_code(used_folder: Path) -> None:
+    done = subprocess.run(run_command(used_folder, "raise SystemExit(7)"), cwd=ROOT, env=CLEAN, check=False)
     assert done.returncode == 7
     with subprocess.Popen(
-        run_command(folder, EXIT_5_ON_TERM), cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE
+        run_command(used_folder, EXIT_5_ON_TERM), cwd=ROOT, env=CLEAN, stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.terminate()
         assert process.wait() == 5
-    assert [entry["running"] for entry in open_services(folder).status().values()] == [False, False]
+    assert [entry["running"] for entry in open_services(used_folder).status().values()] == [False, False]
 
 
 EXIT_5_ON_TERM = """
