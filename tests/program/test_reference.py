@@ -5,39 +5,14 @@ import re
 
 import pytest
 
+from machpay.chain.events import EVENT_KINDS, fields
 from tests.program.world import ROOT
 
 REFERENCE = (ROOT / "docs" / "program.md").read_text()
 SOURCES = ROOT / "contracts" / "program" / "src"
 KINDS = ["GlobalBond", "AgentAccount", "VendorAccount", "GatewayAccount", "Channel", "Batch"]
-INSTRUCTIONS = [
-    "initialize_bond",
-    "deposit_bond",
-    "register_vendor",
-    "register_gateway",
-    "settle_cumulative",
-    "settle_aggregated",
-    "distribute",
-    "claim_cumulative",
-    "execute_claim",
-    "slash_equivocation",
-    "sweep_forfeited",
-]
-EVENTS = [
-    "ConfigChanged",
-    "Deposited",
-    "VendorRegistered",
-    "GatewayRegistered",
-    "ChannelOpened",
-    "Settled",
-    "Shortfall",
-    "Aggregated",
-    "Distributed",
-    "ClaimRequested",
-    "ClaimExecuted",
-    "AgentSlashed",
-    "ForfeitedSwept",
-]
+INSTRUCTIONS = sorted({path.stem for path in (SOURCES / "instructions").glob("*.rs")} - {"mod"})
+EVENTS = {kind.__name__: kind for kind in EVENT_KINDS}
 
 
 def _snake(name: str) -> str:
@@ -81,10 +56,29 @@ def test_account_discriminators_are_anchors(kind: str) -> None:
 def test_instruction_discriminators_are_anchors(name: str) -> None:
     source = (SOURCES / "instructions" / f"{name}.rs").read_text()
     assert _bytes_of(source, "DISCRIMINATOR") == _sha256(f"global:{name}")
+    assert f"| `{name}` |" in REFERENCE
 
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_event_discriminators_are_anchors(name: str) -> None:
     source = (SOURCES / "event.rs").read_text()
     assert _bytes_of(source, _snake(name).upper()) == _sha256(f"event:{name}")
-    assert f"| `{name}` |" in REFERENCE
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", REFERENCE, re.MULTILINE)
+    assert _described(row) == _fields(EVENTS[name])
+
+
+def _fields(kind: type) -> list[str]:
+    """The fields as the reference writes them; a key needs no type."""
+    found = []
+    for field, type_ in fields(kind):
+        if isinstance(type_, type):
+            found += [f"{field} vec of {{", *_fields(type_), "}"]
+        else:
+            found.append(field if type_ == "pubkey" else f"{field} {type_}")
+    return found
+
+
+def _described(row: str) -> list[str]:
+    """A row's fields, without remarks in brackets."""
+    plain = re.sub(r" \([^)]*\)", "", row).replace("{ ", "{, ").replace(" }", ", }")
+    return plain.split(", ")

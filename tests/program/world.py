@@ -78,7 +78,8 @@ def _trace(message: Message, meta: TransactionMetadata) -> list[list[Invocation]
     """What each of the transaction's instructions called, itself first."""
     keys = list(message.account_keys)
 
-    def invocation(compiled: CompiledInstruction, stack_height: int) -> Invocation:
+    def invocation(compiled: CompiledInstruction, stack_height: int | None) -> Invocation:
+        assert stack_height is not None
         accounts = tuple(keys[index] for index in bytes(compiled.accounts))
         return Invocation(keys[compiled.program_id_index], accounts, bytes(compiled.data), stack_height)
 
