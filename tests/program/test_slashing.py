@@ -279,6 +279,21 @@ def test_the_nonce_must_be_the_one_of_both(scene: Scene, byte: int) -> None:
     scene.refuses("WrongPreimage", check, patched(ix, NONCE + byte, changed))
 
 
+@pytest.mark.parametrize("byte", [0, 1, 8, 15])
+@pytest.mark.parametrize("half", [0, 1], ids=["first", "second"])
+def test_every_byte_of_a_context_must_follow(scene: Scene, half: int, byte: int) -> None:
+    """The agent signed a context that is one bit from the payment's: it signed another payment."""
+    _, ix = scene.genuine()
+    vouchers = []
+    for index, vendor in enumerate((scene.first, scene.second)):
+        context = bytearray(scene.half(vendor).intent.context)
+        if index == half:
+            context[byte] ^= 1
+        voucher = scene.world.voucher(scene.agent, vendor.gateway.pubkey(), 1_000, bytes(context))
+        vouchers.append((scene.agent.pubkey(), voucher))
+    scene.refuses("WrongPreimage", attest(vouchers), ix)
+
+
 def test_halves_in_another_order_than_their_preimages_are_refused(scene: Scene) -> None:
     _, ix = scene.genuine()
     check = attestation((scene.agent, scene.half(scene.second)), (scene.agent, scene.half(scene.first)))
