@@ -158,9 +158,7 @@ class ChainClient:
         account = await self.account(address, commitment)
         return token_amount(bytes(account.data)) if account is not None else 0
 
-    async def lookup_table(
-        self, address: Pubkey, commitment: Commitment = "finalized"
-    ) -> LookupTable | None:
+    async def lookup_table(self, address: Pubkey, commitment: Commitment = "finalized") -> LookupTable | None:
         """The address lookup table at `address`; None while there is none."""
         account = await self.account(address, commitment)
         if account is None or account.owner != LOOKUP_TABLE_PROGRAM_ID:
