@@ -107,6 +107,8 @@ class Feed:
         yield from self._processed(fresh)
         for level in (Commitment.confirmed, Commitment.finalized):
             before, now = self._slots[level], self._ledger.slot(level)
+            if before == now:
+                continue
             landed = [entry for entry in self._journal if before < entry.slot <= now]
             for slot in _slots_between(before, now, landed):
                 yield Step(level, slot, True, [entry for entry in landed if entry.slot == slot])

@@ -14,6 +14,8 @@ from solders.account import Account
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 
+from contracts.localnet.slots import BLOCKHASH_AGE_MAX
+
 TRANSACTIONS_KEPT = 200_000
 _PRUNE_EVERY_MAX = 1_000
 
@@ -106,7 +108,7 @@ class Storage:
         mentions = [(bytes(address), number) for address in addresses]
         self._connection.executemany("INSERT OR IGNORE INTO mentions VALUES (?, ?)", mentions)
         if number % self._prune_every == 0:
-            self._prune(number)
+            self._prune(number, slot)
 
     def transaction(self, signature: Signature) -> StoredTransaction | None:
         """Return a kept transaction by its signature."""
@@ -184,10 +186,14 @@ class Storage:
         self.commit()
         self._connection.close()
 
-    def _prune(self, newest: int) -> None:
-        oldest = [newest - self._kept]
-        self._connection.execute("DELETE FROM transactions WHERE id <= ?", oldest)
-        self._connection.execute("DELETE FROM mentions WHERE transaction_id <= ?", oldest)
+    def _prune(self, newest: int, slot: int) -> None:
+        # What a duplicate could still be sent of is kept anyway: a restart knows it from here.
+        last = self._connection.execute(
+            "SELECT max(id) FROM transactions WHERE id <= ? AND slot < ?",
+            [newest - self._kept, slot - BLOCKHASH_AGE_MAX],
+        ).fetchone()
+        self._connection.execute("DELETE FROM transactions WHERE id <= ?", last)
+        self._connection.execute("DELETE FROM mentions WHERE transaction_id <= ?", last)
 
     def _begin(self) -> None:
         if not self._open:

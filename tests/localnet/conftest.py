@@ -173,12 +173,13 @@ async def send(
 class SteppedLedger(Ledger):
     """A chain in this process that moves only when the test says so: one slot a second."""
 
-    def __init__(self, folder: Path, finalized_lag: int = 4) -> None:
+    def __init__(self, folder: Path, finalized_lag: int = 4, transactions_kept: int = 1_000) -> None:
         self.seconds = 1_700_000_000.0
         super().__init__(
             folder,
             slot_ms=1000,
             finalized_lag=finalized_lag,
+            transactions_kept=transactions_kept,
             wall=lambda: self.seconds,
             steady=lambda: self.seconds,
         )

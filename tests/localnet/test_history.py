@@ -20,8 +20,10 @@ from solders.transaction_status import (
 )
 
 from contracts.localnet.control import Control
+from contracts.localnet.errors import TransactionRefused
 from contracts.localnet.ledger import MEMO_PROGRAM
-from tests.localnet.conftest import SOL, STILL, ChainProcess, pay, send_now
+from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Commitment
+from tests.localnet.conftest import SOL, STILL, ChainProcess, SteppedLedger, pay, send_now, signed
 
 FEE = 5_000
 
@@ -206,7 +208,8 @@ async def test_history_is_bounded_and_kept_across_a_restart(tmp_path: Path) -> N
                 await rpc.request_airdrop(payer.pubkey(), 100 * SOL)
                 assert (await rpc.get_first_available_block()).value == 0
                 for _ in range(29):
-                    control.advance_slots(1)
+                    # Of the last 150 slots everything is kept: these are fewer than 10.
+                    control.advance_slots(20)
                     transaction = await send_now(rpc, [pay(payer, to, SOL)], payer)
                     sent.append((processed(control), transaction.signatures[0]))
                 control.advance_slots(4)
@@ -228,7 +231,7 @@ async def test_history_is_bounded_and_kept_across_a_restart(tmp_path: Path) -> N
             cleaned = chain.call("getBlock", [first - 1])["error"]
             assert cleaned["code"] == -32001
             assert cleaned["message"].endswith(f"First available block: {first}")
-            block = (await rpc.get_block(first, "json", 0)).value
+            block = (await rpc.get_block(kept[1][0], "json", 0)).value
             assert block is not None
             assert block.transactions is not None
             assert len(block.transactions) == 1
@@ -236,3 +239,27 @@ async def test_history_is_bounded_and_kept_across_a_restart(tmp_path: Path) -> N
             assert (await rpc.get_balance(to)).value == 29 * SOL
     finally:
         chain.close()
+
+
+def test_duplicates_are_refused_after_a_restart_however_little_is_kept(tmp_path: Path) -> None:
+    payer, to = Keypair(), Keypair().pubkey()
+    first = SteppedLedger(tmp_path / "chain", transactions_kept=1)
+    first.airdrop(payer.pubkey(), 10 * SOL)
+    once = signed([pay(payer, to, SOL)], first.latest_blockhash(Commitment.processed)[0], payer)
+    first.send(bytes(once), skip_preflight=False)
+    for _ in range(10):
+        first.airdrop(to, SOL)
+    first.close()
+    second = SteppedLedger(tmp_path / "chain", transactions_kept=1)
+    with pytest.raises(TransactionRefused, match="already been processed"):
+        second.send(bytes(once), skip_preflight=False)
+    second.send(bytes(once), skip_preflight=True)
+    held = second.account(to, Commitment.processed)
+    assert held is not None
+    assert held.lamports == 11 * SOL
+    # Once its block hash has died, only what is to be kept stays.
+    second.step(BLOCKHASH_AGE_MAX + 1)
+    newest = second.airdrop(to, SOL)
+    listed = second.transactions_of(to, Commitment.processed, before=None, until=None, limit=100)
+    assert [entry.signature for entry in listed] == [newest]
+    second.close()
