@@ -37,7 +37,7 @@ from tests.program.moves import (
 from tests.program.test_events import keys, name
 from tests.program.world import NOW, USDC, Done, Refused, Vendor, World, done, refused
 
-BOND_OFFSET = 112
+BOND_OFFSET, TREASURY_OFFSET = 112, 176
 REPORTER, BOND, AGENT, SYSVAR, EVENTS, PROGRAM = range(6)
 S_BOND, S_VAULT, S_AGENT, S_REPORTER, S_TREASURY, S_TOKEN = range(6)
 # Of the proof's data: discriminator 8, nonce 16, then gateway 32, amount 8, deadline 8, request hash 32, twice.
@@ -605,6 +605,16 @@ def test_nobody_elses_account_is_paid(scene: Scene) -> None:
         refused(sweep(scene.world, scene.agent, scene.to_treasury, scene.to_treasury), "InvalidPayoutAccount")
         vault = scene.world.network.vault()
         refused(sweep(scene.world, scene.agent, vault, scene.to_treasury), "InvalidPayoutAccount")
+
+
+def test_the_vault_is_not_paid_even_where_the_bond_itself_is_named_treasury(scene: Scene) -> None:
+    """A transfer to itself would turn the treasury's part into a surplus nobody owns."""
+    scene.slash()
+    scene.world.wait(WINDOW)
+    scene.world.patch(scene.world.network.bond(), TREASURY_OFFSET, bytes(scene.world.network.bond()))
+    with scene.world.nothing_moves():
+        outcome = sweep(scene.world, scene.agent, scene.to_reporter, scene.world.network.vault())
+        refused(outcome, "InvalidPayoutAccount")
 
 
 @pytest.mark.parametrize(
