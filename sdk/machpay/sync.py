@@ -20,6 +20,7 @@ import httpx
 
 from machpay.client import MachPayClient as AsyncClient
 from machpay.client import MachPayConfig, PaidResponse, Payment
+from machpay.client.withdrawals import BondInfo
 from machpay.protocol.offers import PaymentLookup
 
 T = TypeVar("T")
@@ -222,6 +223,18 @@ class MachPayClient:
     def get_bond_balance(self) -> int:
         """The agent's bond on chain in atomic units."""
         return self._loop.run(self._client.get_bond_balance())
+
+    def get_bond_info(self) -> BondInfo:
+        """As `MachPayClient.get_bond_info`."""
+        return self._loop.run(self._client.get_bond_info())
+
+    def withdraw_bond(self, amount_atomic: int) -> str:
+        """As `MachPayClient.withdraw_bond`."""
+        return self._loop.run(self._client.withdraw_bond(amount_atomic))
+
+    def cancel_withdrawal(self) -> str:
+        """As `MachPayClient.cancel_withdrawal`."""
+        return self._loop.run(self._client.cancel_withdrawal())
 
 
 async def _opened(config: MachPayConfig) -> AsyncClient:

@@ -58,21 +58,23 @@ async def a_wallet(local_chain: LocalChain, *, tokens_atomic: int) -> SigningKey
 
 
 @contextlib.asynccontextmanager
-async def a_relayer(key: SigningKey, bonds: list[str]) -> AsyncIterator[tuple[str, list[str]]]:
+async def a_relayer(
+    key: SigningKey, bonds: list[str], *, liability: str = "0"
+) -> AsyncIterator[tuple[str, list[str]]]:
     """Answers `GET /liability/{agent}` with one bond after the other, the last for ever, to the agent's
     signature alone."""
     asked: list[str] = []
 
-    async def liability(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
         assert verify_request("GET", request.path_qs, b"", headers, now=time.time()).key == key.public
         bond = bonds[min(len(asked), len(bonds) - 1)]
         asked.append(request.path_qs)
-        snapshot = Snapshot(bond, "0", "0", "0", "0", None, "ACTIVE", Limits(), None, 1)
+        snapshot = Snapshot(bond, "0", "0", liability, "0", None, "ACTIVE", Limits(), None, 1)
         return web.Response(body=msgspec.json.encode(LiabilityAnswer(key.pubkey, 0, [], snapshot)))
 
     app = web.Application()
-    app.router.add_get("/liability/{agent}", liability)
+    app.router.add_get("/liability/{agent}", answer)
     server = await serve(app)
     try:
         yield server.url, asked

@@ -5,6 +5,7 @@ and only the same bytes are sent again. Every failure is a `machpay.chain.errors
 """
 
 import asyncio
+import struct
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from solders.rpc.errors import SendTransactionPreflightFailureMessage
 from solders.rpc.requests import GetProgramAccounts
 from solders.rpc.responses import GetProgramAccountsWithContextResp
 from solders.signature import Signature
+from solders.sysvar import CLOCK as CLOCK_SYSVAR
 from solders.transaction_status import TransactionErrorFieldless
 from solders.transaction_status import TransactionStatus as RpcStatus
 
@@ -56,6 +58,8 @@ from machpay.chain.transactions import (
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 # A cluster answers at most this many statuses a call.
 STATUSES_PER_CALL_MAX: Final = 256
+# Clock: slot, epoch start, epoch, leader epoch (8 bytes each), then the time.
+_CLOCK_TIME_OFFSET: Final = 32
 _POLL_SECONDS: Final = 0.2
 # How long to wait before sending the same bytes again: a leader may have dropped them.
 _RESEND_SECONDS: Final = 2.0
@@ -126,6 +130,14 @@ class ChainClient:
 
     async def block_height(self, commitment: Commitment = "finalized") -> int:
         return (await _answer(self._rpc.get_block_height(RpcCommitment(commitment)))).value
+
+    async def unix_timestamp(self) -> int:
+        """The time that programs see: what timelocks and claim delays are judged by."""
+        account = await self.account(CLOCK_SYSVAR)
+        if account is None:
+            raise RpcUnavailable("the RPC server does not know the Clock sysvar")
+        (now,) = struct.unpack_from("<q", bytes(account.data), _CLOCK_TIME_OFFSET)
+        return int(now)
 
     async def latest_blockhash(self) -> tuple[Hash, int]:
         """A recent blockhash, and the last block height at which a transaction that names it can land."""

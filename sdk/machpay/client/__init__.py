@@ -14,6 +14,7 @@ store      totals that survive a restart
 spending   what was authorised today, under a lock
 balance    what the bond has left, and when it runs low
 bonds      the deposit on chain
+withdrawals the way out of it
 client     wires them together
 errors     one tree
 """

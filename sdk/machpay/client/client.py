@@ -16,6 +16,7 @@ import httpx
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
+from machpay.chain.network import Network
 from machpay.client.balance import BalanceWatch
 from machpay.client.bonds import BondManager
 from machpay.client.book import ChannelBook
@@ -28,7 +29,9 @@ from machpay.client.spending import Spending
 from machpay.client.store import state_path
 from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
+from machpay.client.withdrawals import BondInfo, WithdrawalManager
 from machpay.protocol.errors import MalformedError
+from machpay.protocol.keys import SigningKey
 from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.receipts import SignedReceipt
 
@@ -190,13 +193,38 @@ class MachPayClient:
         """The agent's bond on chain in atomic units; 0 before the first deposit. Raises `ChainError`."""
         return await self._bonds.balance()
 
+    async def get_bond_info(self) -> BondInfo:
+        """The agent's bond, its pending withdrawal and what it owes. Raises `BondError`, `ChainError`."""
+        return await self._withdrawals.info()
+
+    async def withdraw_bond(self, amount_atomic: int) -> str:
+        """Take tokens off the bond, in two calls: the first requests it and starts the timelock, the same call
+        after that executes it, paying the owner's token account. Returns the transaction's signature.
+
+        What settlements and claims took meanwhile is not paid. Raises `TimelockError` with the unlock time while it
+        is locked, `InsufficientBondError` for more than the bond or one that would leave less than the minimum
+        without emptying it, `OutstandingLiabilityError` while the relayer knows unsettled charges, other
+        `BondError`s, `ChainError`.
+        """
+        return await self._withdrawals.withdraw(amount_atomic)
+
+    async def cancel_withdrawal(self) -> str:
+        """Take the pending withdrawal back, as the bond's owner; returns the transaction's signature. Raises
+        `BondError`, `ChainError`."""
+        return await self._withdrawals.cancel()
+
     @property
     def _bonds(self) -> BondManager:
+        return BondManager(*self._bond_parts())
+
+    @property
+    def _withdrawals(self) -> WithdrawalManager:
+        return WithdrawalManager(*self._bond_parts())
+
+    def _bond_parts(self) -> tuple[ChainClient, Network, SigningKey, Transport, str | None]:
         if self._chain is None:
             raise ConfigError("rpc_url is not set: the bond lives on chain")
-        return BondManager(
-            self._chain, self.config.network, self._key, self._transport, self.config.relayer_url
-        )
+        return self._chain, self.config.network, self._key, self._transport, self.config.relayer_url
 
     def _balance_watch(self) -> BalanceWatch | None:
         config = self.config

@@ -13,14 +13,18 @@ ClientError
 ├── GatewayExposureError      the gateway has more signed than it has proven to have served; nothing was
 │                             signed
 ├── PaymentRefusedError       the gateway did not accept the payment; `code` says why; nothing was charged
-│   └── InsufficientBondError   `insufficient_bond`: deposit more, or wait for settlement
+│   └── BondRefusedPaymentError `insufficient_bond`: deposit more, or wait for settlement
+├── InsufficientBondError     the bond does not cover it: a BondRefusedPaymentError or a WithdrawalTooLargeError
 ├── ReceiptError              an answer came, but not the gateway's valid word on what it cost; `response`
 │                             holds it
 ├── UnresolvedPaymentError    sent, outcome unknown: do not call again blindly, look `digest` up
 ├── ResponseLostError         the outcome is known (`charged`), but the answer did not reach us
-└── BondError                 a deposit that cannot work
-    ├── InsufficientFundsError  the wallet holds less than the amount
-    └── BondTooSmallError       a first deposit below the network's minimum
+└── BondError                 a deposit or a withdrawal that cannot work
+    ├── InsufficientFundsError    the wallet holds less than the amount
+    ├── BondTooSmallError         a first deposit below the network's minimum
+    ├── WithdrawalTooLargeError   more than the bond, or it would leave less than the minimum
+    ├── TimelockError             the withdrawal is not unlocked yet; `unlocks_at` says when it is
+    └── OutstandingLiabilityError charges are not settled yet; wait for settlement
 
 Errors of the chain itself (RPC, transactions) are `machpay.chain.errors.ChainError`.
 """
@@ -144,8 +148,12 @@ class PaymentRefusedError(ClientError):
         self.attempts = attempts
 
 
-class InsufficientBondError(PaymentRefusedError):
-    """The bond, less what is already owed, does not cover the price."""
+class InsufficientBondError(ClientError):
+    """The bond, less what is already owed, does not cover what was asked: a price or a withdrawal."""
+
+
+class BondRefusedPaymentError(PaymentRefusedError, InsufficientBondError):
+    """The gateway refused a payment because the bond does not cover the price."""
 
 
 class ReceiptError(ClientError):
@@ -206,7 +214,36 @@ class BondTooSmallError(BondError):
         self.minimum = minimum
 
 
+class WithdrawalTooLargeError(BondError, InsufficientBondError):
+    """More than the bond holds, or it would leave less than `minimum` without emptying it. Atomic units."""
+
+    def __init__(self, *, amount: int, balance: int, minimum: int) -> None:
+        super().__init__(
+            f"cannot withdraw {amount} of {balance}: all of it, or at least {minimum} must stay behind"
+        )
+        self.amount = amount
+        self.balance = balance
+        self.minimum = minimum
+
+
+class TimelockError(BondError):
+    """The pending withdrawal of `amount` (atomic units) may be executed from `unlocks_at` (unix seconds) on."""
+
+    def __init__(self, *, unlocks_at: int, amount: int) -> None:
+        super().__init__(f"the withdrawal of {amount} is locked until {unlocks_at}")
+        self.unlocks_at = unlocks_at
+        self.amount = amount
+
+
+class OutstandingLiabilityError(BondError):
+    """`liability` (atomic units) was charged and is not settled yet: it comes out of the bond first."""
+
+    def __init__(self, *, liability: int) -> None:
+        super().__init__(f"{liability} is charged and not settled yet")
+        self.liability = liability
+
+
 def refused(code: str, *, gateway: str, digest: bytes, attempts: int) -> PaymentRefusedError:
     """The most specific error for a refusal."""
-    kind = InsufficientBondError if code == RefusalCode.INSUFFICIENT_BOND else PaymentRefusedError
+    kind = BondRefusedPaymentError if code == RefusalCode.INSUFFICIENT_BOND else PaymentRefusedError
     return kind(code, gateway=gateway, digest=digest, attempts=attempts)
