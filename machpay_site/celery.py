@@ -6,6 +6,7 @@ One `beat` process runs per network; workers may be many, since every task claim
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 from celery.signals import setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "machpay_site.settings")
@@ -32,6 +33,11 @@ def _schedule() -> dict[str, dict[str, object]]:
         "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
         "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
         "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
+        "reconcile": {
+            "task": "settlement.reconcile",
+            "schedule": crontab(hour="3", minute="10"),
+            "options": {"expires": 3600.0},
+        },
         "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
         "publish-stats": every(1.0, "console.publish_stats"),
         "ensure-partitions": every(3600.0, "core.ensure_partitions"),

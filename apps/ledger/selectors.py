@@ -59,6 +59,12 @@ def balances_by_owner(kind: AccountKind, currency: str) -> dict[str, int]:
     return {owner: int(amount) for owner, amount in rows}
 
 
+def balances(kind: AccountKind, currency: str) -> dict[tuple[str, str], int]:
+    """The balance of every account of a kind, by (owner, sub)."""
+    rows = Account.objects.filter(kind=kind, currency=currency).values_list("owner", "sub", "balance_atomic")
+    return {(owner, sub): int(amount) for owner, sub, amount in rows}
+
+
 def statement(account: AccountRef, *, after_version: int = 0, limit: int = 100) -> list[StatementLine]:
     """An account's history from its first entry on; pass the last `version` of a page to get the next one."""
     entries = (

@@ -14,6 +14,7 @@ from django.db import InterfaceError, OperationalError
 from apps.core.errors import DomainError
 from apps.settlement import chain
 from apps.settlement.services.follow import follow
+from apps.settlement.services.reconcile import reconcile
 from apps.settlement.services.settle import settle
 from apps.settlement.services.sync import sync_chain
 from apps.settlement.services.tables import extend_tables
@@ -44,6 +45,12 @@ def mirror_chain() -> None:
 def extend_lookup_tables() -> None:
     """Put channels that pay into lookup tables."""
     _run("settlement.extend_tables", extend_tables)
+
+
+@shared_task(name="settlement.reconcile")  # type: ignore[untyped-decorator, unused-ignore]
+def reconcile_with_chain() -> None:
+    """Compare vault, accounts and ledger at one finalised slot; a difference is an error in the log."""
+    _run("settlement.reconcile", reconcile)
 
 
 def _run(task: str, service: Callable[[chain.ChainSession], object]) -> None:

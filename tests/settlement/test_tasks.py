@@ -9,7 +9,13 @@ from structlog.testing import capture_logs
 
 from apps.payments.models import Settlement
 from apps.payments.services import network as binding
-from apps.settlement.tasks import extend_lookup_tables, follow_transactions, mirror_chain, settle_channels
+from apps.settlement.tasks import (
+    extend_lookup_tables,
+    follow_transactions,
+    mirror_chain,
+    reconcile_with_chain,
+    settle_channels,
+)
 from devnet.offers import LEXICON
 from devnet.services.ports import free_port
 from machpay.chain.network import Network
@@ -23,6 +29,7 @@ TASKS = {
     "settlement.follow": follow_transactions,
     "settlement.sync_chain": mirror_chain,
     "settlement.extend_tables": extend_lookup_tables,
+    "settlement.reconcile": reconcile_with_chain,
 }
 
 

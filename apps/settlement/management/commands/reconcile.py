@@ -1,0 +1,53 @@
+"""`manage.py reconcile [--json]`: does the ledger equal the chain, term by term, at one finalised slot?"""
+
+import sys
+from dataclasses import asdict
+
+import msgspec
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from apps.core.errors import DomainError
+from apps.core.money import format_usdc
+from apps.settlement.chain import connect
+from apps.settlement.services.reconcile import Reconciliation, reconcile
+from machpay.chain.errors import ChainError
+
+MISMATCH = 1
+NOT_COMPARED = 2
+
+
+class Command(BaseCommand):
+    help = "Compare vault, accounts and ledger at one finalised slot. Exits with 1 if they differ, 2 if it cannot look."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="one JSON object, amounts in atomic units")
+
+    def handle(self, *, json: bool, **options: object) -> None:
+        try:
+            with connect() as chain:
+                found = reconcile(chain)
+        except (DomainError, ChainError) as error:
+            raise CommandError(str(error), returncode=NOT_COMPARED) from error
+        if json:
+            self.stdout.write(msgspec.json.encode({"ok": found.ok, **asdict(found)}).decode())
+        else:
+            self._show(found)
+        if not found.ok:
+            sys.exit(MISMATCH)
+
+    def _show(self, found: Reconciliation) -> None:
+        self.stdout.write(f"finalised slot {found.slot}, USDC")
+        self.stdout.write(f"{'':<14}{'chain':>22}{'ledger':>22}")
+        for term in found.terms:
+            mark = "" if term.chain_atomic == term.ledger_atomic else "  DIFFERS"
+            chain, ledger = format_usdc(term.chain_atomic), format_usdc(term.ledger_atomic)
+            self.stdout.write(f"{term.name:<14}{chain:>22}{ledger:>22}{mark}")
+        self.stdout.write(f"{'vault':<14}{format_usdc(found.vault_atomic):>22}")
+        self.stdout.write(f"{'surplus':<14}{format_usdc(found.surplus_atomic):>22}")
+        self.stdout.write(f"{'trial balance':<14}{'':>22}{format_usdc(found.trial_balance_atomic):>22}")
+        for each in found.differences:
+            where = f"{each.owner} at {each.gateway}" if each.gateway else each.owner
+            self.stdout.write(
+                f"{each.term} of {where}: chain {each.chain_atomic}, ledger {each.ledger_atomic} atomic units"
+            )
+        self.stdout.write("equal" if found.ok else "NOT EQUAL")
