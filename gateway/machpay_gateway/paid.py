@@ -198,8 +198,9 @@ class PaidExchanges:
             if charged:
                 self._void(ticket, 502)
             raise
-        if charged:
-            payments.resolve(ticket, status, charged, final=True)
+        outcome = ticket.payment.outcome
+        if charged and outcome is not None:
+            payments.confirm(ticket, outcome)
             self._metrics.charged_atomic.inc(charged)
 
     async def _stream(self, first: bytes, rest: AsyncIterator[bytes], request: Request, send: Send) -> None:

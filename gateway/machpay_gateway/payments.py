@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.intents import Voucher
@@ -75,10 +76,9 @@ class Payments:
         self.journal.recover(self._remember)
         left_open = list(self.book.join.open.values())
         for payment in left_open:
-            outcome = payment.outcome
             ticket = Ticket(payment, self.book.channel(payment.accept.agent))
-            if payment.sent and outcome is not None:
-                self.resolve(ticket, outcome.http_status, outcome.charged, final=True)
+            if payment.sent and payment.outcome is not None:
+                self.confirm(ticket, payment.outcome)
             else:
                 self.resolve(ticket, LOST_STATUS, 0, final=True)
                 self.sent(ticket)
@@ -144,6 +144,10 @@ class Payments:
         )
         self._completed(self.journal.append(outcome))
         return receipt
+
+    def confirm(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Make an outcome final as it is: the receipt stays the one that the client holds."""
+        self._completed(self.journal.append(msgspec.structs.replace(outcome, final=True)))
 
     def sent(self, ticket: Ticket) -> None:
         """The answer's first byte is on its way, or the exchange has ended."""
