@@ -15,26 +15,19 @@ from typing import Any
 import msgspec
 from solders.account import Account
 from solders.hash import Hash
-from solders.instruction import Instruction
-from solders.keypair import Keypair
-from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.signature import Signature
-from solders.system_program import ID as SYSTEM_PROGRAM
-from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
 
 from contracts.localnet.bank import Bank, Outcome
 from contracts.localnet.errors import BadSignature, ChainBroken, MalformedTransaction, TransactionRefused
+from contracts.localnet.faucet import Faucet
 from contracts.localnet.faults import Faults
 from contracts.localnet.held import Held, HeldBack
 from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Blockhashes, Commitment, SlotClock, last_valid_height
 from contracts.localnet.storage import TRANSACTIONS_KEPT, Storage, StoredTransaction
 from contracts.localnet.transactions import AccountKeys, account_keys, decode, meta_json
 from contracts.localnet.versions import Versions
-
-FAUCET_LAMPORTS = 500_000_000 * 1_000_000_000
-MEMO_PROGRAM = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +98,7 @@ class Ledger:
         self._mark_time(self.clock.anchor_slot)
         self._blockhashes = Blockhashes(self.genesis_hash)
         self._restore(programs)
-        self._faucet = self._open_faucet()
+        self._faucet = Faucet(self._storage, self._bank)
         self._storage.set_fact("genesis_hash", str(self.genesis_hash))
         self._slot = -1
         self._slot_hashes_at = -1
@@ -268,14 +261,7 @@ class Ledger:
 
     def airdrop(self, address: Pubkey, lamports: int) -> Signature:
         """Send lamports from the faucet; the signature is of an ordinary transfer."""
-        # The memo makes each one different: two equal airdrops in one slot would be the same transaction.
-        unique = Instruction(MEMO_PROGRAM, secrets.token_hex(8).encode(), [])
-        pay = transfer(
-            TransferParams(from_pubkey=self._faucet.pubkey(), to_pubkey=address, lamports=lamports)
-        )
-        blockhash, _ = self.latest_blockhash(Commitment.processed)
-        message = MessageV0.try_compile(self._faucet.pubkey(), [pay, unique], [], blockhash)
-        transaction = VersionedTransaction(message, [self._faucet])
+        transaction = self._faucet.transfer(address, lamports, self.latest_blockhash(Commitment.processed)[0])
         trial = self.simulate(transaction, verify=True)
         if trial.err is not None:
             raise TransactionRefused(trial)
@@ -444,17 +430,6 @@ class Ledger:
             self._bank.put(address, account)
         for signature, slot, err in self._storage.outcomes_since(self.clock.anchor_slot - BLOCKHASH_AGE_MAX):
             self._recent[signature] = Status(slot, json.loads(err) if err else None)
-
-    def _open_faucet(self) -> Keypair:
-        seed = self._storage.fact("faucet")
-        if seed is not None:
-            return Keypair.from_base58_string(seed)
-        faucet = Keypair()
-        self._storage.set_fact("faucet", str(faucet))
-        account = Account(FAUCET_LAMPORTS, b"", SYSTEM_PROGRAM)
-        self._bank.put(faucet.pubkey(), account)
-        self._storage.set_account(faucet.pubkey(), account)
-        return faucet
 
 
 def _anchor(slot: int, wall_ms: int, slot_ms: int) -> str:

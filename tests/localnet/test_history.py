@@ -21,7 +21,7 @@ from solders.transaction_status import (
 
 from contracts.localnet.control import Control
 from contracts.localnet.errors import TransactionRefused
-from contracts.localnet.ledger import MEMO_PROGRAM
+from contracts.localnet.faucet import MEMO_PROGRAM
 from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Commitment
 from tests.localnet.conftest import SOL, STILL, ChainProcess, SteppedLedger, pay, send_now, signed
 

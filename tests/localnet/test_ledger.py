@@ -13,8 +13,8 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from contracts.localnet.errors import ChainBroken, ChainError
+from contracts.localnet.faucet import FAUCET_LAMPORTS, MEMO_PROGRAM
 from contracts.localnet.fees import fee_of
-from contracts.localnet.ledger import FAUCET_LAMPORTS, MEMO_PROGRAM
 from contracts.localnet.slots import Commitment
 from tests.localnet.conftest import SOL, SteppedLedger, pay, signed
 
