@@ -11,6 +11,7 @@ streams    answers handed on piece by piece
 exchange   one payment over HTTP until its outcome is known
 paying     one call: prices, gates, signatures, corrections
 store      totals that survive a restart
+receipts   what gateways signed, kept
 spending   what was authorised today, under a lock
 balance    what the bond has left, and when it runs low
 bonds      the deposit on chain

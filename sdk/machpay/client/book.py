@@ -11,7 +11,8 @@ from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
 from machpay.client.channels import NOTHING_KNOWN, Channel, Totals
 from machpay.client.config import MachPayConfig
-from machpay.client.store import StateFile
+from machpay.client.receipts import ReceiptFile
+from machpay.client.store import StateFile, state_path
 from machpay.protocol.receipts import SignedReceipt
 
 WATERMARK_CACHE_S: Final = 2.0
@@ -30,8 +31,12 @@ class ChannelBook:
         self._watermarks: dict[Pubkey, tuple[float, int]] = {}
         self._store: StateFile | None = None
         self._saved: dict[str, Totals] = {}
+        self.receipts: ReceiptFile | None = None
         if config.state_dir is not None:
             self._store = StateFile(config.state_dir, config.key.pubkey, config.network)
+            self.receipts = ReceiptFile(
+                state_path(config.state_dir, config.key.pubkey, config.network, "receipts.jsonl")
+            )
             self._saved = self._store.load()
 
     def channel(self, gateway: Pubkey) -> Channel:
@@ -46,6 +51,8 @@ class ChannelBook:
     def count(self, channel: Channel, receipt: SignedReceipt) -> None:
         """Take a checked receipt for one of our payments into account."""
         channel.resolved(receipt)
+        if self.receipts is not None:
+            self.receipts.add(channel.gateway, receipt)
         if self._store is not None and self._store.is_due():
             self.save()
 

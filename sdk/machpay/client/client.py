@@ -25,6 +25,7 @@ from machpay.client.errors import ConfigError, GatewayMismatchError, Insufficien
 from machpay.client.exchange import Exchange
 from machpay.client.paying import Payer
 from machpay.client.payments import PaidResponse
+from machpay.client.receipts import ReceiptFile
 from machpay.client.spending import Spending
 from machpay.client.store import state_path
 from machpay.client.terms import origin_of
@@ -76,6 +77,11 @@ class MachPayClient:
     def agent(self) -> str:
         """The agent's public key, base58."""
         return self._key.pubkey
+
+    @property
+    def receipts(self) -> ReceiptFile | None:
+        """The receipts that are kept in the `state_dir`; None without one."""
+        return self._book.receipts
 
     # ---- paying
 

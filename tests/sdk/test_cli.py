@@ -1,0 +1,195 @@
+"""The `machpay` command against a real gateway: results on stdout, costs and errors on stderr, exit codes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from machpay import cli
+from machpay.client import receipts as kept
+from machpay.client.receipts import ReceiptFile
+from machpay.protocol.keys import SigningKey
+from machpay.runner import Tally
+from tests.gateway.conftest import eventually
+from tests.gateway.factories import PRICE, network
+from tests.sdk.model import GATEWAY, a_receipt
+
+
+@pytest.fixture
+def manifest(gateway, tmp_path, key):
+    """What `make demo` writes, for this test's gateway."""
+    key.save(tmp_path / "agent.json")
+    net = network()
+    document = {
+        "program_id": str(net.program_id),
+        "mint": str(net.mint),
+        "domain": str(net.domain),
+        "gateways": [
+            {
+                "gateway": gateway.settings.key.pubkey,
+                "url": gateway.url,
+                "paid_path": "/paid?x=1",
+                "method": "GET",
+                "price_atomic": PRICE,
+            }
+        ],
+        "agents": [{"agent": key.pubkey, "keypair_file": "agent.json"}],
+    }
+    path = tmp_path / "demo.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def run(manifest, tmp_path, capsys, monkeypatch):
+    """Run the command in a thread; returns exit code, stdout, stderr."""
+    for name in ("MACHPAY_AGENT_SECRET", "MACHPAY_NETWORK", "MACHPAY_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    own = ["--network", str(manifest), "--key", str(tmp_path / "agent.json")]
+    own += ["--state-dir", str(tmp_path / "state")]
+
+    async def execute(*arguments: str, with_own: bool = True) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(cli.main, [*arguments, *(own if with_own else [])])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return execute
+
+
+def test_init_makes_a_private_key_file_once(tmp_path, capsys):
+    path = tmp_path / "secret_key.json"
+    assert cli.main(["agent", "init", "--key", str(path), "--json"]) == cli.OK
+    assert json.loads(capsys.readouterr().out)["agent"] == SigningKey.load(path).pubkey
+    assert path.stat().st_mode & 0o777 == 0o600
+    before = path.read_bytes()
+    assert cli.main(["agent", "init", "--key", str(path)]) == cli.MISUSED
+    assert "never overwritten" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+async def test_call_prints_the_body_and_the_cost_apart(run, gateway, upstream):
+    code, out, err = await run("call", gateway.url + "/paid", "--json", '{"a":1}', "-H", "X-Own: 7")
+    assert (code, json.loads(out)) == (cli.OK, {"path": "/paid", "body": 7})
+    assert err.startswith(f"HTTP 200, cost 0.{PRICE:06d} USDC, payment ")
+    method, _, headers, body = upstream.seen[-1]
+    assert (method, body, headers["x-own"]) == ("POST", b'{"a":1}', "7")
+    code, out, err = await run("--json", "call", gateway.url + "/paid", "-X", "post", "-d", "x")
+    assert json.loads(err)["charged_atomic"] == PRICE
+    assert (upstream.seen[-1][0], upstream.seen[-1][3]) == ("POST", b"x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["/paid", "--max-price", "0.000001"], cli.FORBIDDEN, "the limit is 1"),
+        (["/paid?mode=status-500"], cli.FAILED, "HTTP 500, cost 0.000000 USDC"),
+        (["/free"], cli.OK, "cost 0.000000 USDC\n"),
+    ],
+)
+async def test_the_exit_code_says_how_a_call_ended(run, gateway, arguments, code, says):
+    target, *rest = arguments
+    found, _, err = await run("call", gateway.url + target, *rest)
+    assert found == code
+    assert says in err
+
+
+async def test_what_cannot_be_reached_or_used_is_told_without_a_traceback(run, manifest, tmp_path):
+    assert (await run("call", "http://127.0.0.1:9/x"))[0] == cli.UNREACHABLE
+    assert (await run("call", "nonsense"))[0] == cli.UNREACHABLE
+    assert (await run("call", "http://x:bad"))[0] == cli.MISUSED
+    code, out, err = await run("agent", "balance", "--json")
+    assert (code, out) == (cli.MISUSED, "")
+    assert json.loads(err)["error"] == "ConfigError"
+    missing = ["--key", str(tmp_path / "none.json"), "--network", str(manifest)]
+    code, _, err = await run("call", "http://127.0.0.1:9/x", *missing, with_own=False)
+    assert code == cli.MISUSED
+    assert "neither a secret key nor the path" in err
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "0.0000001", "x", "NaN", "inf"])
+def test_amounts_that_are_none_are_refused(amount, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["agent", "deposit", f" {amount}"])
+    assert raised.value.code == cli.MISUSED
+    assert "amount" in capsys.readouterr().err
+
+
+def test_usdc_amounts_become_atomic_units():
+    assert [cli._amount(text) for text in ("1", "0.000001", "12.5")] == [1_000_000, 1, 12_500_000]
+    assert cli._usdc(12_500_001) == "12.500001"
+
+
+async def test_receipts_are_kept_listed_and_checked(run, gateway, tmp_path):
+    for _ in range(2):
+        await run("call", gateway.url + "/paid")
+    await run("call", gateway.url + "/paid?mode=status-500")
+    code, out, _ = await run("receipts", "list", "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == cli.OK
+    assert [line["receipt"]["charged"] for line in lines] == [str(PRICE), str(PRICE), "0"]
+    code, out, _ = await run("receipts", "verify", "--json")
+    assert (code, json.loads(out)) == (cli.OK, {"valid": 3, "invalid": 0, "charged_atomic": 2 * PRICE})
+    (path,) = (tmp_path / "state").glob("*.receipts.jsonl")
+    path.write_text(path.read_text().replace('"httpStatus":500', '"httpStatus":200'))
+    code, out, _ = await run("receipts", "verify")
+    assert (code, out) == (cli.FAILED, f"2 valid receipts over 0.{2 * PRICE:06d} USDC, 1 invalid\n")
+
+
+def test_the_receipt_file_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "MAX_FILE_BYTES", 2_000)
+    file = ReceiptFile(tmp_path / "r.jsonl")
+    for number in range(50):
+        file.add(GATEWAY.public, a_receipt(bytes(32), charged=1, served_total=number))
+    totals = [json.loads(line)["receipt"]["servedTotal"] for line in file.lines()]
+    assert 5 <= len(totals) < 20
+    assert totals == [str(number) for number in range(50 - len(totals), 50)]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5_000
+
+
+async def test_run_e2e_pays_and_adds_up(run, manifest, net, upstream):
+    code, out, err = await run(
+        *("--json", "run-e2e", "--manifest", str(manifest), "--rate", "200", "--duration", "1.2"),
+        with_own=False,
+    )
+    summary = json.loads(out)
+    assert (code, summary["mismatches"], summary["failures"]) == (cli.OK, {}, {})
+    assert summary["paid"] == len(upstream.seen) > 0
+    assert list(summary["charged_atomic"].values()) == [summary["paid"] * PRICE]
+    assert json.loads(err.splitlines()[0])["paid"] <= summary["paid"]
+    await eventually(lambda: net.charged == summary["paid"] * PRICE, "the relayer agrees")
+
+
+async def test_run_e2e_fails_on_another_price_and_when_nothing_is_paid(run, manifest):
+    document = json.loads(manifest.read_text())
+    document["gateways"][0]["price_atomic"] = PRICE - 1
+    manifest.write_text(json.dumps(document))
+    arguments = ("run-e2e", "--manifest", str(manifest), "--rate", "50", "--duration", "0.3", "--json")
+    code, out, _ = await run(*arguments, with_own=False)
+    summary = json.loads(out)
+    assert (code, summary["mismatches"]) == (cli.FAILED, {"another_price": summary["paid"]})
+    document["gateways"][0]["paid_path"] = "/paid?mode=status-500"
+    manifest.write_text(json.dumps(document))
+    code, out, _ = await run(*arguments, with_own=False)
+    summary = json.loads(out)
+    assert (code, summary["paid"], summary["mismatches"]) == (cli.FAILED, 0, {})
+    assert summary["failures"]["http_500"] > 0
+
+
+def test_a_gateway_whose_total_is_below_its_charges_is_a_mismatch():
+    tally = Tally(charged_atomic=Counter({"g": 5}))
+    tally.served_totals = {("a", "g"): 3, ("b", "g"): 1}
+    assert tally.summary()["mismatches"] == {"total_below_charges": 1}
+    tally.served_totals["b", "g"] = 2
+    assert tally.summary()["mismatches"] == {}
+
+
+def test_help_lists_the_exit_codes_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "machpay.cli", "call", "--help"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert cli.EXIT_CODES in done.stdout
