@@ -141,11 +141,9 @@ def aggregate(world: World, agent: Keypair, totals: Sequence[tuple[Vendor, int]]
     return Aggregate.of(world.network.domain, world.network.mint, agent.pubkey(), channels)
 
 
-def aggregate_ixs(
-    world: World, agent: Keypair, totals: Sequence[tuple[Vendor, int]], *, signer: Keypair | None = None
-) -> list[Instruction]:
+def aggregate_ixs(world: World, agent: Keypair, totals: Sequence[tuple[Vendor, int]]) -> list[Instruction]:
     signed = aggregate(world, agent, totals)
-    signature = bytes((signer or agent).sign_message(signed.message))
+    signature = bytes(agent.sign_message(signed.message))
     return build.settle_aggregated(
         world.network, relayer=world.relayer.pubkey(), aggregate=signed, signature=signature
     )

@@ -258,9 +258,13 @@ def test_a_changed_cumulative_is_refused(scene: Scene) -> None:
 
 
 def test_another_key_cannot_sign_for_the_agent(scene: Scene) -> None:
+    """A stranger's signature over the agent's very message, and over one that names the stranger as agent."""
     stranger = scene.world.agent(USDC)
     signed = aggregate(scene.world, scene.agent, scene.totals(101, 201))
-    _, ix = scene.ixs(101, 201)
+    check, ix = scene.ixs(101, 201)
+    forged = bytes(check.data)[:16] + bytes(stranger.pubkey())
+    forged += bytes(stranger.sign_message(signed.message)) + signed.message
+    scene.refuses("InvalidSignature", Instruction(ED25519_PROGRAM_ID, forged, []), ix)
     own = Aggregate(signed.domain, signed.mint, stranger.pubkey(), signed.totals)
     check = attest_aggregate(own, bytes(stranger.sign_message(own.message)))
     scene.refuses("InvalidSignature", check, ix)
