@@ -116,7 +116,6 @@ SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, minimum=1)
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
-OPTIMISTIC_AGENT_CAP_ATOMIC = env.integer("OPTIMISTIC_AGENT_CAP_ATOMIC", default=100_000_000)
 
 # --- Telemetry --------------------------------------------------------------------------------------------------------
 RECEIVER_BUFFER_ROWS = env.integer("RECEIVER_BUFFER_ROWS", default=20_000, minimum=1)
