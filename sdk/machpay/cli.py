@@ -36,7 +36,9 @@ from machpay.client.errors import (
 )
 from machpay.client.receipts import KeptReceipt, ReceiptFile
 from machpay.client.store import state_path
+from machpay.client.withdrawals import BondInfo
 from machpay.errors import MachPayError
+from machpay.protocol.encoding import to_rfc3339
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
 from machpay.runner import Tally, Target, buy_until
@@ -144,6 +146,36 @@ def _agent_deposit(options: argparse.Namespace) -> int:
         options,
         {"transaction": signature, "deposited_atomic": options.amount_atomic, "bond_atomic": bond},
         f"{signature}\nbond {_usdc(bond)} USDC",
+    )
+    return OK
+
+
+def _agent_withdraw(options: argparse.Namespace) -> int:
+    async def withdraw() -> tuple[str, BondInfo]:
+        async with MachPayClient(_config(options)) as client:
+            if options.cancel:
+                signature = await client.cancel_withdrawal()
+            else:
+                signature = await client.withdraw_bond(options.amount_atomic)
+            return signature, await client.get_bond_info()
+
+    if options.cancel == (options.amount_atomic is not None):
+        raise ConfigError("withdraw takes either an amount or --cancel")
+    signature, info = asyncio.run(withdraw())
+    pending = (
+        f", {_usdc(info.pending_withdrawal)} USDC unlock at {to_rfc3339(info.unlocks_at)}"
+        if info.unlocks_at
+        else ""
+    )
+    _say(
+        options,
+        {
+            "transaction": signature,
+            "bond_atomic": info.balance,
+            "pending_atomic": info.pending_withdrawal,
+            "unlocks_at": info.unlocks_at,
+        },
+        f"{signature}\nbond {_usdc(info.balance)} USDC{pending}",
     )
     return OK
 
@@ -380,6 +412,11 @@ def _parser() -> argparse.ArgumentParser:
     add(agent, "balance", "the bond on chain", _agent_balance)
     deposit = add(agent, "deposit", "move USDC from the agent's wallet to its bond", _agent_deposit)
     deposit.add_argument("amount_atomic", metavar="AMOUNT_USDC", type=_amount)
+    withdraw = add(
+        agent, "withdraw", "request a withdrawal; the same again after the timelock pays it", _agent_withdraw
+    )
+    withdraw.add_argument("amount_atomic", metavar="AMOUNT_USDC", type=_amount, nargs="?")
+    withdraw.add_argument("--cancel", action="store_true", help="take the pending withdrawal back")
 
     call = add(
         commands, "call", "call a URL and pay for it: body to stdout, cost to stderr", _call, flag=False

@@ -20,6 +20,7 @@ import httpx
 
 from machpay.client import MachPayClient as AsyncClient
 from machpay.client import MachPayConfig, PaidResponse, Payment
+from machpay.client.receipts import ReceiptFile
 from machpay.client.withdrawals import BondInfo
 from machpay.protocol.offers import PaymentLookup
 
@@ -153,6 +154,11 @@ class MachPayClient:
     def agent(self) -> str:
         """The agent's public key, base58."""
         return self._client.agent
+
+    @property
+    def receipts(self) -> ReceiptFile | None:
+        """The receipts that are kept in the `state_dir`; None without one."""
+        return self._client.receipts
 
     def pay_and_call(
         self,

@@ -1,0 +1,58 @@
+"""The bond commands of `machpay` against the real program."""
+
+import asyncio
+import json
+
+import pytest
+
+from devnet.chain import MIN_BOND_ATOMIC
+from machpay import cli
+from tests.sdk.test_bonds import a_wallet
+from tests.support.chain import LocalChain, local_chain
+
+__all__ = ["local_chain"]
+
+
+@pytest.fixture
+async def run(local_chain: LocalChain, tmp_path, capsys, monkeypatch):
+    """Run `machpay agent ...` for a wallet with three times the smallest bond; exit code and its JSON."""
+    for name in ("MACHPAY_AGENT_SECRET", "MACHPAY_NETWORK", "MACHPAY_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    key = await a_wallet(local_chain, tokens_atomic=3 * MIN_BOND_ATOMIC)
+    key.save(tmp_path / "secret_key.json")
+    net = local_chain.network
+    document = {"program_id": str(net.program_id), "mint": str(net.mint), "domain": str(net.domain)}
+    (tmp_path / "network.json").write_text(json.dumps({**document, "rpc_url": local_chain.rpc_url}))
+    own = ["--json", "--key", str(tmp_path / "secret_key.json"), "--network", str(tmp_path / "network.json")]
+    own += ["--state-dir", str(tmp_path / "state")]
+
+    async def execute(*arguments: str) -> tuple[int, dict[str, object]]:
+        code = await asyncio.to_thread(cli.main, ["agent", *arguments, *own])
+        out, err = capsys.readouterr()
+        return code, json.loads(out or err)
+
+    return execute
+
+
+async def test_a_bond_goes_in_and_its_way_out_begins_with_a_timelock(run):
+    code, answer = await run("balance")
+    assert (code, answer["bond_atomic"]) == (cli.OK, 0)
+    usdc = cli._usdc(2 * MIN_BOND_ATOMIC)
+    code, answer = await run("deposit", usdc)
+    assert (code, answer["bond_atomic"]) == (cli.OK, 2 * MIN_BOND_ATOMIC)
+    code, answer = await run("deposit", usdc)
+    assert (code, answer["error"]) == (cli.REFUSED, "InsufficientFundsError")
+    half = cli._usdc(MIN_BOND_ATOMIC)
+    code, answer = await run("withdraw", half)
+    assert (code, answer["pending_atomic"]) == (cli.OK, MIN_BOND_ATOMIC)
+    code, answer = await run("withdraw", half)
+    assert (code, answer["error"]) == (cli.REFUSED, "TimelockError")
+    code, answer = await run("withdraw", "--cancel")
+    assert (code, answer["pending_atomic"], answer["unlocks_at"]) == (cli.OK, 0, None)
+    assert answer["bond_atomic"] == 2 * MIN_BOND_ATOMIC
+
+
+@pytest.mark.parametrize("arguments", [(), ("1", "--cancel")])
+async def test_withdraw_takes_an_amount_or_the_word_to_cancel(run, arguments):
+    code, answer = await run("withdraw", *arguments)
+    assert (code, answer["error"]) == (cli.MISUSED, "ConfigError")
