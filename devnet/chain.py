@@ -12,6 +12,7 @@ from devnet.offers import OFFERS, Offer
 from machpay.chain import instructions, tokens
 from machpay.chain.client import ChainClient
 from machpay.chain.network import Network
+from machpay.chain.setup import ensure_bond
 
 LAMPORTS_PER_SOL = 1_000_000_000
 USDC_DECIMALS = 6
@@ -34,7 +35,7 @@ async def _bootstrap(
             *(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", *agents))
         )
         await _create_mint(chain, network, keys, admin)
-        await _initialize(chain, network, keys, admin)
+        await _initialize(chain, keys, admin)
         for offer in OFFERS:
             await _register(chain, network, keys, offer, admin)
         await asyncio.gather(*(_bond(chain, network, keys, name, bond_atomic, admin) for name in agents))
@@ -58,19 +59,14 @@ async def _create_mint(chain: ChainClient, network: Network, keys: KeyStore, adm
     await chain.send_and_confirm(steps, admin, [keys.get("mint").keypair()])
 
 
-async def _initialize(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
-    if await chain.bond() is not None:
-        return
+async def _initialize(chain: ChainClient, keys: KeyStore, admin: Keypair) -> None:
     config = instructions.BondConfig(
         admin=admin.pubkey(),
         relayer=keys.get("relayer").public,
         treasury=admin.pubkey(),
         min_bond=MIN_BOND_ATOMIC,
     )
-    step = instructions.initialize_bond(
-        network, payer=admin.pubkey(), upgrade_authority=admin.pubkey(), config=config
-    )
-    await chain.send_and_confirm([step], admin, [])
+    await ensure_bond(chain, payer=admin, upgrade_authority=admin, config=config)
 
 
 async def _register(

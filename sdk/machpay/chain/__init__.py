@@ -9,6 +9,8 @@
     tokens        what is needed of the SPL Token program
     lookup_tables address lookup tables, and what settlements look up in them
     client        sending, confirming and reading over JSON-RPC
+    setup         initialising a mint's bond
+    loader        deploying the program
     errors        one tree, with the program's numbered errors
 
 It may import `machpay.protocol` and never the agent client. Nothing here keeps state besides an address cache.

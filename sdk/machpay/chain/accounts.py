@@ -259,3 +259,6 @@ def decode_account(data: bytes) -> Account:
     if kind is None:
         raise DecodeError("not an account of the MachPay program")
     return kind.decode(data)
+
+
+GLOBAL_BOND_LENGTH: Final = _GLOBAL_BOND.size
