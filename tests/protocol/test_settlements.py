@@ -12,9 +12,13 @@ from machpay.protocol.encoding import U64_MAX, to_b64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.receipts import Receipt
 from machpay.protocol.settlements import (
+    MAX_LINE_BYTES,
+    BadLine,
+    Line,
     ResolvedPayment,
     decode_item,
     parse_item,
+    read_items,
     to_item,
     verify_item,
 )
@@ -175,3 +179,29 @@ def test_a_void_item_charges_nothing():
     payment = parse(wire(a_payment(charged=0, http_status=503)))
     assert (payment.charged, payment.status) == (0, "void")
     assert verify_item(payment)
+
+
+def test_a_recovery_file_is_read_line_by_line_and_past_what_is_wrong():
+    good = json.dumps(wire(a_payment())).encode()
+    dead_letter = json.dumps({**wire(a_payment(charged=0)), "rejected_code": "too_large"}).encode()
+    too_long = b" " + b"x" * (MAX_LINE_BYTES + 1)
+
+    read = list(
+        read_items([good + b"\n", b"\r\n", b"{}\n", dead_letter + b"\r\n", too_long + b"\n", good[:-9]])
+    )
+
+    assert [type(line) for line in read] == [Line, BadLine, Line, BadLine, BadLine]
+    assert [line.number for line in read] == [1, 3, 4, 5, 6]
+    first, missing, dead, long, cut = read
+    assert isinstance(first, Line)
+    assert isinstance(dead, Line)
+    assert (first.raw, first.item) == (good, decode_item(good))
+    assert (dead.raw, dead.item.status) == (dead_letter, "void")
+    assert isinstance(missing, BadLine)
+    assert "missing required field" in missing.reason
+    assert long == BadLine(5, f"longer than {MAX_LINE_BYTES} bytes")
+    assert isinstance(cut, BadLine)
+
+
+def test_a_recovery_file_may_be_empty():
+    assert list(read_items([])) == []

@@ -3,6 +3,7 @@
 network        which network this database belongs to
 gateways       the gateway registry and heartbeats
 intake         storing resolved payments
+recovery       storing resolved payments from a file instead of from the gateway
 chain_mirror   following finalised chain state, ledger included
 settlements    settlement transactions as rows: claim, store, transitions
 lookup_tables  the registry of address lookup tables

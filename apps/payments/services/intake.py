@@ -9,7 +9,7 @@ number of items.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -60,6 +60,17 @@ def record_batch(
             batch.raise_highest(channels[str(voucher.channel)], voucher)
         batch.write()
     return results
+
+
+def what_is_stored(items: Sequence[Verified]) -> list[Literal["new", "duplicate", "conflict"]]:
+    """Per item, what `record_batch` would find: nothing, the same payment, or another one under this nonce on this
+    channel, which it would refuse for good. A look only; nothing is locked."""
+    stored = _stored_nonces(items)
+    found: list[Literal["new", "duplicate", "conflict"]] = []
+    for item in items:
+        digest = stored.get(_nonce_of(item), {}).get(str(item.payment.intent.channel))
+        found.append("new" if digest is None else "duplicate" if digest == item.digest else "conflict")
+    return found
 
 
 def _verified_vouchers(vouchers: Sequence[Voucher], agents: dict[str, str]) -> list[Voucher]:

@@ -6,6 +6,7 @@ answers each item after it is stored. Amounts are decimal strings on the way out
 way in.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -142,6 +143,46 @@ def decode_item(raw: bytes | msgspec.Raw) -> SettlementItem:
     """Decode one item or one line of a recovery file."""
     item: SettlementItem = decode_json(_item_decoder, raw, "settlement item")
     return item
+
+
+MAX_LINE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a recovery file that is an item. `number` counts from 1, blank lines included; `raw` is the
+    line without its end, fields beside the item's own (a dead letter's `rejected_code`) left in."""
+
+    number: int
+    raw: bytes
+    item: SettlementItem
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """One line that is no item, and why."""
+
+    number: int
+    reason: str
+
+
+def read_items(lines: Iterable[bytes]) -> Iterator[Line | BadLine]:
+    """Read a recovery file, one item per line: a gateway's export, or its dead letters. Pass a file opened in
+    binary mode; it is never held in memory whole.
+
+    Blank lines are skipped. A line that is cut off, too long or not an item is a `BadLine`, and reading goes on.
+    """
+    for number, line in enumerate(lines, start=1):
+        raw = line.strip()
+        if not raw:
+            continue
+        if len(raw) > MAX_LINE_BYTES:
+            yield BadLine(number, f"longer than {MAX_LINE_BYTES} bytes")
+            continue
+        try:
+            yield Line(number, raw, decode_item(raw))
+        except MalformedError as error:
+            yield BadLine(number, error.detail)
 
 
 def parse_item(item: SettlementItem, *, gateway: Pubkey, channel: Pubkey) -> ResolvedPayment:
