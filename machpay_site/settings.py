@@ -114,6 +114,7 @@ MINT_AUTHORITY_KEYPAIR = env.text(
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
+PRIORITY_PRICE_MAX = env.integer("PRIORITY_PRICE_MAX", default=100_000, minimum=0)
 LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, minimum=1)
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
 

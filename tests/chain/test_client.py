@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from solders.compute_budget import set_compute_unit_price
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
 
 from machpay.chain import instructions as build
 from machpay.chain import tokens
@@ -20,6 +22,7 @@ from machpay.chain.errors import (
     TransactionRejected,
 )
 from machpay.chain.network import Network
+from machpay.chain.transactions import SignedTransaction
 from machpay.protocol.intents import Voucher, voucher_message
 from tests.localnet.conftest import ChainProcess
 
@@ -253,3 +256,29 @@ async def test_an_absent_server_is_unavailable_for_reads_and_sends(cluster: Clus
             await chain.slot()
         with pytest.raises(RpcUnavailable):
             await chain.send(signed.raw)
+
+
+async def test_a_priority_fee_is_offered_when_recent_blocks_took_one(
+    chain: ChainClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of the local chain take none, so the answer of a busy cluster is put in its place."""
+    step = tokens.create_ata_idempotent(
+        payer=cluster.admin.pubkey(), owner=Keypair().pubkey(), mint=cluster.mint.pubkey()
+    )
+    assert await chain.priority_price([cluster.mint.pubkey()], least=5, most=100) == 5
+    async with ChainClient(cluster.process.url, chain.network, priority_price_max=100) as offering:
+        assert len(_instructions(await offering.sign([step], cluster.admin))) == 1
+
+        async def busy(_accounts: object, *, most: int) -> int:
+            return min(70, most)
+
+        monkeypatch.setattr(offering, "priority_price", busy)
+        signed = await offering.sign([step], cluster.admin)
+        assert _instructions(signed)[0] == bytes(set_compute_unit_price(70).data)
+        await offering.send(signed.raw)
+        await offering.confirm(signed.signature)
+
+
+def _instructions(signed: SignedTransaction) -> list[bytes]:
+    message = VersionedTransaction.from_bytes(signed.raw).message
+    return [bytes(each.data) for each in message.instructions]

@@ -25,7 +25,7 @@ from machpay.chain.errors import (
     TransactionFailed,
     TransactionRejected,
 )
-from machpay.chain.transactions import TxStatus, failure, rejection, sign_transaction
+from machpay.chain.transactions import TxStatus, failure, priority_price, rejection, sign_transaction
 
 BLOCKHASH = Hash(bytes([7]) * 32)
 
@@ -119,3 +119,19 @@ def test_token_instructions_have_the_accounts_spl_token_expects() -> None:
     )
     ata = tokens.create_ata_idempotent(payer=a, owner=b, mint=c)
     assert ata.accounts[1].pubkey == tokens.associated_token_address(b, c)
+
+
+@pytest.mark.parametrize(
+    ("recent", "least", "most", "price"),
+    [
+        ([], 0, 100, 0),
+        ([], 7, 100, 7),
+        ([0, 0, 0, 50], 7, 100, 50),
+        ([0, 0, 50, 9], 7, 100, 50),
+        ([0, 0, 0, 0, 50], 7, 100, 7),
+        ([500] * 150, 7, 100, 100),
+        ([500], 7, 0, 0),
+    ],
+)
+def test_the_price_follows_recent_blocks_between_its_bounds(recent, least, most, price) -> None:
+    assert priority_price(recent, least=least, most=most) == price

@@ -5,8 +5,11 @@ from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
 
+import pytest
 from django.db import connection
 from django.utils import timezone
+from solders.compute_budget import set_compute_unit_price
+from solders.transaction import VersionedTransaction
 
 from apps.payments.models import Channel, Settlement, SettlementItem
 from apps.settlement.services import settle as settle_module
@@ -185,3 +188,17 @@ def test_workers_at_once_claim_every_channel_once(recon: Recon) -> None:
     assert set(recon.states()) == {"FINALIZED"}
     after = recon.chain.vendor_balance(LEXICON) + recon.chain.vendor_balance(ATLAS)
     assert after - before == sum(payer.served for payer in payers)
+
+
+@pytest.mark.parametrize(("most", "offered"), [(100_000, 1_000), (500, 500), (0, 0)])
+def test_a_priority_fee_is_offered_up_to_the_setting(recon: Recon, settings, most: int, offered: int) -> None:
+    settings.PRIORITY_PRICE_MAX = most
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+
+    recon.settle()
+
+    raw = bytes(Settlement.objects.get().raw_transaction)
+    instructions = VersionedTransaction.from_bytes(raw).message.instructions
+    assert bytes(set_compute_unit_price(offered).data) in [bytes(each.data) for each in instructions]
+    recon.rest()

@@ -35,7 +35,8 @@ class ChainCommand(BaseCommand):
         """Run `work(chain, genesis hash)` on the cluster, if it is the one named."""
 
         async def connected() -> None:
-            async with ChainClient(settings.SOLANA_RPC_URL) as chain:
+            price = settings.PRIORITY_PRICE_MAX
+            async with ChainClient(settings.SOLANA_RPC_URL, priority_price_max=price) as chain:
                 await work(chain, await require_cluster(chain, cluster))
 
         if not settings.SOLANA_RPC_URL:

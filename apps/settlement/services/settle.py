@@ -41,8 +41,8 @@ CLAIM_CHANNELS: Final = 40
 CLAIMS_PER_RUN: Final = 10
 # Five channels take 7,500 units, four that are created 29,000; deriving an unlucky address takes 1,500 more per bump.
 COMPUTE_UNIT_LIMIT: Final = 80_000
-# Micro-lamports a unit: 80 lamports a transaction, beside 5,000 for its signature and each of its vouchers'.
-COMPUTE_UNIT_PRICE: Final = 1_000
+# Micro-lamports a unit when blocks are not full: 80 lamports a transaction, beside 5,000 for each signature.
+COMPUTE_UNIT_PRICE_MIN: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class _Basis:
     relayer: Keypair
     blockhash: Hash
     last_valid_block_height: int
+    unit_price: int
 
 
 def settle(chain: ChainSession, *, vendor: str | None = None) -> list[int]:
@@ -67,9 +68,15 @@ def settle(chain: ChainSession, *, vendor: str | None = None) -> list[int]:
     relayer = relayer_keypair()
     snapshot, _ = sync_chain(chain)
     _require_relayer(snapshot, relayer)
+    unit_price = chain.run(
+        chain.client.priority_price(
+            [chain.network.vault()], least=COMPUTE_UNIT_PRICE_MIN, most=settings.PRIORITY_PRICE_MAX
+        )
+    )
     stored: list[int] = []
     for _ in range(CLAIMS_PER_RUN):
-        basis = _Basis(chain.network, snapshot, relayer, *chain.run(chain.client.latest_blockhash()))
+        blockhash, height = chain.run(chain.client.latest_blockhash())
+        basis = _Basis(chain.network, snapshot, relayer, blockhash, height, unit_price)
         outgoing = _store_due(basis, vendor)
         stored += [item.settlement_id for item in outgoing]
         send_all(chain, outgoing)
@@ -166,7 +173,7 @@ def _instructions(basis: _Basis, plan: Plan) -> list[Instruction]:
     ]
     return [
         set_compute_unit_limit(COMPUTE_UNIT_LIMIT),
-        set_compute_unit_price(COMPUTE_UNIT_PRICE),
+        set_compute_unit_price(basis.unit_price),
         *settle_cumulative(
             basis.network,
             relayer=basis.relayer.pubkey(),

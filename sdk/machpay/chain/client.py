@@ -20,6 +20,7 @@ from solana.rpc.models import TxOpts
 from solders.account import Account as SolanaAccount
 from solders.account_decoder import UiAccountEncoding
 from solders.commitment_config import CommitmentLevel
+from solders.compute_budget import set_compute_unit_price
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
@@ -51,6 +52,7 @@ from machpay.chain.transactions import (
     SignedTransaction,
     TxStatus,
     failure,
+    priority_price,
     rejection,
     sign_transaction,
 )
@@ -60,6 +62,8 @@ DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 STATUSES_PER_CALL_MAX: Final = 256
 # Clock: slot, epoch start, epoch, leader epoch (8 bytes each), then the time.
 _CLOCK_TIME_OFFSET: Final = 32
+# A cluster looks at most at this many accounts when asked for recent fees.
+_FEE_ACCOUNTS_MAX: Final = 128
 _POLL_SECONDS: Final = 0.2
 # How long to wait before sending the same bytes again: a leader may have dropped them.
 _RESEND_SECONDS: Final = 2.0
@@ -107,8 +111,12 @@ class ChainClient:
         network: Network | None = None,
         *,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        priority_price_max: int = 0,
     ) -> None:
+        """`priority_price_max` is the most that `sign` offers per compute unit, in micro-lamports, when recent blocks
+        took that much; 0 offers nothing."""
         self.network = network
+        self._priority_price_max = priority_price_max
         self._rpc = AsyncClient(rpc_url, timeout=timeout_seconds, http2=False)
 
     async def __aenter__(self) -> Self:
@@ -143,6 +151,12 @@ class ChainClient:
         """A recent blockhash, and the last block height at which a transaction that names it can land."""
         latest = (await _answer(self._rpc.get_latest_blockhash(RpcCommitment("confirmed")))).value
         return latest.blockhash, latest.last_valid_block_height
+
+    async def priority_price(self, accounts: Sequence[Pubkey], *, least: int = 0, most: int) -> int:
+        """Micro-lamports per compute unit that get a transaction writing `accounts` into a block soon: from what
+        recent blocks took, between `least` and `most`."""
+        recent = await _answer(self._rpc.get_recent_prioritization_fees(accounts[:_FEE_ACCOUNTS_MAX]))
+        return priority_price([each.prioritization_fee for each in recent.value], least=least, most=most)
 
     async def rent(self, length: int) -> int:
         """Lamports that keep an account of `length` bytes alive."""
@@ -239,6 +253,10 @@ class ChainClient:
         lookup_tables: Sequence[LookupTable] = (),
     ) -> SignedTransaction:
         """Sign with a fresh blockhash. Nothing is sent."""
+        if self._priority_price_max:
+            written = {meta.pubkey for step in instructions for meta in step.accounts if meta.is_writable}
+            price = await self.priority_price(list(written), most=self._priority_price_max)
+            instructions = [set_compute_unit_price(price), *instructions] if price else instructions
         blockhash, last_valid_block_height = await self.latest_blockhash()
         return sign_transaction(
             instructions,

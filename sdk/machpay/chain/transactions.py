@@ -91,6 +91,13 @@ def sign_transaction(
     return SignedTransaction(raw, str(transaction.signatures[0]), last_valid_block_height)
 
 
+def priority_price(recent: Sequence[int], *, least: int, most: int) -> int:
+    """What to offer per compute unit, in micro-lamports: the third quartile of what recent blocks took, at least
+    `least` and never above `most`."""
+    quartile = sorted(recent)[len(recent) * 3 // 4] if recent else 0
+    return min(max(quartile, least), most)
+
+
 def failure(error: object, logs: Sequence[str] = ()) -> TransactionFailed:
     """The exception for a transaction that ran and failed, from solders' transaction error."""
     if isinstance(error, TransactionErrorInstructionError) and isinstance(error.err, InstructionErrorCustom):
