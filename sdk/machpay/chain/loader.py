@@ -20,7 +20,7 @@ from solders.sysvar import CLOCK, RENT
 
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import DecodeError
-from machpay.chain.instructions import UPGRADEABLE_LOADER_ID
+from machpay.chain.instructions import UPGRADEABLE_LOADER_ID, program_data_address
 
 BUFFER_HEADER: Final = 37
 PROGRAM_LENGTH: Final = 36
@@ -67,11 +67,6 @@ class DeploymentPlan:
     writes: int = 0
     lamports: int = 0
     held: int = 0
-
-
-def program_data_address(program_id: Pubkey) -> Pubkey:
-    address, _ = Pubkey.find_program_address([bytes(program_id)], UPGRADEABLE_LOADER_ID)
-    return address
 
 
 async def program_data(chain: ChainClient, program_id: Pubkey) -> ProgramData | None:

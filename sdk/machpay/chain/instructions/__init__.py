@@ -13,6 +13,7 @@ from machpay.chain.instructions.bonds import (
     BondConfig,
     deposit_bond,
     initialize_bond,
+    program_data_address,
 )
 from machpay.chain.instructions.claims import claim_cumulative, execute_claim
 from machpay.chain.instructions.config import ConfigChange, accept_admin, set_config
@@ -50,6 +51,7 @@ __all__ = [
     "distribute",
     "execute_claim",
     "initialize_bond",
+    "program_data_address",
     "register_gateway",
     "register_vendor",
     "request_withdrawal",

@@ -34,11 +34,16 @@ class BondConfig:
     allow_list: bool = False
 
 
+def program_data_address(program_id: Pubkey) -> Pubkey:
+    """The account that holds a program's bytecode and names its upgrade authority."""
+    address, _ = Pubkey.find_program_address([bytes(program_id)], UPGRADEABLE_LOADER_ID)
+    return address
+
+
 def initialize_bond(
     network: Network, *, payer: Pubkey, upgrade_authority: Pubkey, config: BondConfig
 ) -> Instruction:
     """Create GlobalBond and vault of the network's mint. Signers: payer, the program's upgrade authority."""
-    program_data, _ = Pubkey.find_program_address([bytes(network.program_id)], UPGRADEABLE_LOADER_ID)
     arguments = (
         bytes(config.admin)
         + bytes(config.relayer)
@@ -50,7 +55,7 @@ def initialize_bond(
     accounts = [
         AccountMeta(payer, True, True),
         AccountMeta(upgrade_authority, True, False),
-        readonly(program_data),
+        readonly(program_data_address(network.program_id)),
         readonly(network.mint),
         writable(network.bond()),
         writable(network.vault()),
