@@ -16,6 +16,7 @@ spending   what was authorised today, under a lock
 balance    what the bond has left, and when it runs low
 bonds      the deposit on chain
 withdrawals the way out of it
+telemetry  a packet a minute for the receiver, never in the way
 client     wires them together
 errors     one tree
 """

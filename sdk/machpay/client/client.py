@@ -28,6 +28,7 @@ from machpay.client.payments import PaidResponse
 from machpay.client.receipts import ReceiptFile
 from machpay.client.spending import Spending
 from machpay.client.store import state_path
+from machpay.client.telemetry import Telemetry
 from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
@@ -55,8 +56,15 @@ class MachPayClient:
         folder = config.state_dir
         spent = None if folder is None else state_path(folder, self.agent, config.network, "spent.json")
         self._spending = Spending(config.budgets, self.agent, spent)
-        self._payer = Payer(config, self._transport, self._book, self._exchange, self._spending)
         self._watch = self._balance_watch()
+        self._telemetry: Telemetry | None = None
+        if config.receiver_url is not None:
+            self._telemetry = Telemetry(
+                config, config.receiver_url, self._transport, self._chain, self._watch
+            )
+        self._payer = Payer(
+            config, self._transport, self._book, self._exchange, self._spending, self._telemetry
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -66,6 +74,8 @@ class MachPayClient:
         self._stack.callback(self._book.save)
         if self._watch is not None:
             await self._stack.enter_async_context(_running(self._watch.run()))
+        if self._telemetry is not None:
+            await self._stack.enter_async_context(_running(self._telemetry.run()))
         return self
 
     async def __aexit__(

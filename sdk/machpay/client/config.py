@@ -36,7 +36,8 @@ class MachPayConfig:
     description. `budgets` are the agent's own limits; those of a day outlive the process only with a
     `state_dir`. `on_low_balance` is called when what the bond has left falls below `low_balance_atomic`; it is
     looked up every `balance_check_s` seconds, from the relayer or the chain. With a `relayer_url` a deposit
-    waits until the network counts it; `api_url` is the network's management API. Paying needs neither.
+    waits until the network counts it; with a `receiver_url` the agent reports every minute; `api_url` is the
+    network's management API. Paying needs none of them.
     """
 
     key: SigningKey
@@ -44,6 +45,7 @@ class MachPayConfig:
     rpc_url: str | None = None
     api_url: str | None = None
     relayer_url: str | None = None
+    receiver_url: str | None = None
     max_price_atomic: int = DEFAULT_MAX_PRICE_ATOMIC
     gateways: tuple[str, ...] = ()
     pinned: Mapping[str, str] = field(default_factory=dict)
@@ -77,9 +79,10 @@ class MachPayConfig:
 
         `MACHPAY_AGENT_SECRET`: the key as a JSON array or base58, or the path of a key file.
         `MACHPAY_NETWORK`: the path of a JSON file with `program_id`, `mint`, `domain` and optionally
-        `rpc_url`, `api_url`, `relayer_url`, `gateways`, such as `var/demo.json`. Optional, overriding the
-        file: `SOLANA_RPC_URL`, `MACHPAY_API_URL`, `MACHPAY_RELAYER_URL`, `MACHPAY_MAX_PRICE_ATOMIC`,
-        `MACHPAY_STATE_DIR`. The agent's budgets: `MACHPAY_CALL_BUDGET_ATOMIC`, `MACHPAY_DAY_BUDGET_ATOMIC`,
+        `rpc_url`, `api_url`, `relayer_url`, `receiver_url`, `gateways`, such as `var/demo.json`. Optional,
+        overriding the file: `SOLANA_RPC_URL`, `MACHPAY_API_URL`, `MACHPAY_RELAYER_URL`,
+        `MACHPAY_RECEIVER_URL`, `MACHPAY_MAX_PRICE_ATOMIC`, `MACHPAY_STATE_DIR`. The agent's budgets:
+        `MACHPAY_CALL_BUDGET_ATOMIC`, `MACHPAY_DAY_BUDGET_ATOMIC`,
         `MACHPAY_VENDOR_BUDGET_ATOMIC`, and `MACHPAY_ALLOWED_ORIGINS`, separated by commas.
         """
         env = os.environ if environ is None else environ
@@ -89,6 +92,7 @@ class MachPayConfig:
             ("rpc_url", "SOLANA_RPC_URL"),
             ("api_url", "MACHPAY_API_URL"),
             ("relayer_url", "MACHPAY_RELAYER_URL"),
+            ("receiver_url", "MACHPAY_RECEIVER_URL"),
         ):
             if env.get(variable):
                 settings[name] = env[variable]
@@ -140,7 +144,7 @@ def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
         "gateways": tuple(entry["url"] for entry in gateways),
         "pinned": pinned,
     }
-    for name in ("rpc_url", "api_url", "relayer_url"):
+    for name in ("rpc_url", "api_url", "relayer_url", "receiver_url"):
         if document.get(name):
             settings[name] = document[name]
     return settings

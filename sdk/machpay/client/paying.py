@@ -20,6 +20,7 @@ from machpay.client.channels import Channel
 from machpay.client.config import MachPayConfig
 from machpay.client.errors import (
     ApprovalDeniedError,
+    ClientError,
     GatewayExposureError,
     GatewayMismatchError,
     GatewayUnreachableError,
@@ -31,6 +32,7 @@ from machpay.client.orders import Order, Refusal, may_retry, place
 from machpay.client.payments import PaidResponse
 from machpay.client.spending import Spending
 from machpay.client.streams import hand_on_free
+from machpay.client.telemetry import Telemetry
 from machpay.client.terms import (
     MAX_CACHED_ROUTES,
     Call,
@@ -58,7 +60,8 @@ MAX_RETRY_PAUSE_S = 5.0
 @dataclass(slots=True)
 class Purchase:
     """One call and what it may cost. `approved_atomic` is the price that somebody approved, `growth` what its
-    signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment."""
+    signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment.
+    `signed_at` is when the last signature was made, on the performance counter."""
 
     call: Call
     request: httpx.Request
@@ -67,6 +70,8 @@ class Purchase:
     approved_atomic: int = -1
     growth: int = 0
     is_unknown: bool = False
+    vendor: str = ""
+    signed_at: float | None = None
 
 
 class Payer:
@@ -79,7 +84,9 @@ class Payer:
         book: ChannelBook,
         exchange: Exchange,
         spending: Spending,
+        telemetry: Telemetry | None,
     ) -> None:
+        self._telemetry = telemetry
         self._config = config
         self._budgets = config.budgets
         self._transport = transport
@@ -124,6 +131,31 @@ class Payer:
         return await self._buy_once(purchase)
 
     async def _buy_once(self, purchase: Purchase) -> PaidResponse:
+        began, purchase.signed_at = time.perf_counter(), None
+        try:
+            response = await self._ask_and_pay(purchase)
+        except ClientError as error:
+            charged = error.charged if isinstance(error, ResponseLostError) else 0
+            self._tell(purchase, began, charged, getattr(error, "code", type(error).__name__))
+            raise
+        self._tell(
+            purchase, began, response.charged, f"http_{response.status_code}" if response.is_error else None
+        )
+        return response
+
+    def _tell(self, purchase: Purchase, began: float, charged: int, error: str | None) -> None:
+        if self._telemetry is None:
+            return
+        now, signed_at = time.perf_counter(), purchase.signed_at
+        self._telemetry.called(
+            purchase.vendor or purchase.call.origin,
+            payment_ms=((now if signed_at is None else signed_at) - began) * 1000,
+            vendor_ms=None if signed_at is None else (now - signed_at) * 1000,
+            spend_atomic=charged,
+            error=error,
+        )
+
+    async def _ask_and_pay(self, purchase: Purchase) -> PaidResponse:
         call, streams = purchase.call, purchase.streams
         offer = self._offers.get(call.route)
         if offer is None or offer.amount > purchase.max_price_atomic:
@@ -144,6 +176,7 @@ class Payer:
             await self._approve(purchase, offer)
             channel = self._book.channel(offer.gateway)
             order = await self._place(channel, offer, purchase)
+            purchase.vendor, purchase.signed_at = str(offer.vendor), time.perf_counter()
             outcome = await self._exchange.deliver(
                 call, purchase.request, channel, order, attempt, streams=purchase.streams
             )
