@@ -80,6 +80,13 @@ class Running:
         )
         return int(self.value(query, gateway))
 
+    def charged_on(self, channel: str) -> int:
+        """What the relayer has stored as charged on one channel, by its address."""
+        rows = self.rows(
+            "SELECT charged_total_atomic::bigint FROM payments_channel WHERE address = %s", channel
+        )
+        return int(rows[0][0]) if rows else 0
+
     def stored_digests(self, gateway: str) -> dict[str, int]:
         """digest -> charged of every stored charged payment; fails on a digest stored twice."""
         rows = self.rows(

@@ -1,5 +1,6 @@
 """What must not be paid is refused with its code, and nothing moves: not in the gateway, the ledger or the chain."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,31 +18,30 @@ from tests.e2e.raw_payments import RawBuyer, altered_nonce, refusal
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def bonded_buyer(running: Running, agent: str) -> RawBuyer:
+@contextlib.contextmanager
+def bonded_buyer(running: Running, agent: str) -> Iterator[RawBuyer]:
     """An agent with a bond and one settled payment, so that every account it could touch exists."""
     gateway = running.demo["gateways"][0]
     assert running.network.network is not None
     buyer = RawBuyer(running.network.keys.get(agent), running.network.network, gateway)
-    channel = str(buyer.intent("/").channel)
-    known = running.rows(
-        "SELECT charged_total_atomic::bigint FROM payments_channel WHERE address = %s", channel
-    )
-    buyer.total = known[0][0] if known else 0
-    before = running.charged(gateway["gateway"])
-    response = buyer.pay(gateway["paid_path"])
-    assert response.status_code == 200, response.text
-    price = gateway["price_atomic"]
-    buyer.total += price
-    wait_until(lambda: running.charged(gateway["gateway"]) == before + price, "the first payment is stored")
-    running.settle_everything()
-    return buyer
+    try:
+        channel = str(buyer.intent("/").channel)
+        buyer.total = running.charged_on(channel)
+        response = buyer.pay(gateway["paid_path"])
+        assert response.status_code == 200, response.text
+        buyer.total += gateway["price_atomic"]
+        # Delivery is in order: once this payment is stored, so is everything that was paid before it.
+        wait_until(lambda: running.charged_on(channel) == buyer.total, "the first payment is stored")
+        running.settle_everything()
+        yield buyer
+    finally:
+        buyer.close()
 
 
 @pytest.fixture
 def buyer(running: Running) -> Iterator[RawBuyer]:
-    buyer = bonded_buyer(running, "agent-4")
-    yield buyer
-    buyer.close()
+    with bonded_buyer(running, "agent-4") as buyer:
+        yield buyer
 
 
 @pytest.fixture
@@ -197,26 +197,22 @@ def test_of_sixteen_simultaneous_intents_with_one_cumulative_one_is_served(
 
 def test_a_failing_upstream_costs_nothing(running: Running) -> None:
     # An agent of its own: the voucher it raises for nothing would cover other tests' calls.
-    buyer = bonded_buyer(running, "agent-5")
-    try:
-        before = running.charged(buyer.gateway["gateway"])
+    with bonded_buyer(running, "agent-5") as buyer:
+        channel = str(buyer.intent("/").channel)
         response = buyer.pay("/fail", amount=5_000, cumulative=buyer.total + 5_000)
         assert response.status_code == 500
         answer = x402.decode_response(response.headers[x402.RESPONSE_HEADER])
         assert answer.success is False
-        intents = "SELECT status, charged_atomic::bigint FROM payment_intents WHERE http_status = 500"
+        intents = "SELECT status, charged_atomic::bigint FROM payment_intents WHERE channel = %s AND http_status = 500"
+        failed = [("VOID", 0)]
         wait_until(
-            lambda: running.rows(intents) == [("VOID", 0)], "the void intent is stored for its voucher"
+            lambda: running.rows(intents, channel) == failed, "the void intent is stored for its voucher"
         )
-        assert running.charged(buyer.gateway["gateway"]) == before
+        assert running.charged_on(channel) == buyer.total
         # What the failed call authorised covers the next call, which may sign a lower total.
-        price = buyer.gateway["price_atomic"]
         assert buyer.pay(buyer.gateway["paid_path"], cumulative=buyer.total).status_code == 200
-        wait_until(
-            lambda: running.charged(buyer.gateway["gateway"]) == before + price, "the next call is stored"
-        )
-    finally:
-        buyer.close()
+        total = buyer.total + buyer.gateway["price_atomic"]
+        wait_until(lambda: running.charged_on(channel) == total, "the next call is stored")
 
 
 def test_a_malformed_payment_header_is_a_bad_request(buyer: RawBuyer, nothing_moves: None) -> None:
