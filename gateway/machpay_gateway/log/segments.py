@@ -54,12 +54,16 @@ def lock(folder: Path) -> int:
     return descriptor
 
 
-def recover(folder: Path, identity: Identity, apply: Callable[[Record], object]) -> list[Segment]:
+def recover(
+    folder: Path, identity: Identity, apply: Callable[[Record], object], *, repair: bool = True
+) -> list[Segment]:
     """Replay every record of `folder` through `apply`, oldest first, and cut the torn tail of the last segment.
 
+    Without `repair` nothing in the folder is changed: a torn tail is left out only, which is also what a record looks
+    like that a running gateway is writing.
     Raises `LogMismatch` if the log is another gateway's, `LogDamaged` if a record that was durable does not read back.
     """
-    for leftover in folder.glob("*.tmp"):
+    for leftover in folder.glob("*.tmp") if repair else ():
         leftover.unlink()
     paths = sorted(folder.glob("*.log"))
     # One header per file first: each says where the durable part of the file before it ends.
@@ -78,7 +82,8 @@ def recover(folder: Path, identity: Identity, apply: Callable[[Record], object])
         if end < durable:
             if not last or durable - end > MAX_UNSYNCED_BYTES:
                 raise LogDamaged(f"{path}: the record at byte {end} does not check")
-            _cut(path, end, data[end:])
+            if repair:
+                _cut(path, end, data[end:])
         segments.append(Segment(header.segment, path, end, header.completed))
     return segments
 
