@@ -1,6 +1,7 @@
-"""The `machpay-gateway` command: `run` and `check`.
+"""The `machpay-gateway` command: `run`, `check` and `claim`.
 
 Exit codes: 0 fine, 1 something it talks to is not well (`check`), 2 the configuration or the log cannot be used.
+`claim` has more; see `machpay_gateway.claim.command`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import msgspec
 
 from machpay_gateway import __version__
 from machpay_gateway.check import check
+from machpay_gateway.claim.command import add_claim_command, run_claim_command
 from machpay_gateway.errors import ConfigError, LogError
 from machpay_gateway.logs import configure_logging
 from machpay_gateway.server import run
@@ -24,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure_logging()
     try:
+        if options.command == "claim":
+            return run_claim_command(load_settings(options.config), options)
         settings = _with_address(load_settings(options.config), options.host, options.port)
         if options.command == "check":
             return _check(settings)
@@ -71,4 +75,5 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--port", type=_port, help="listen here instead of gateway.port; 0 picks a free port"
         )
+    add_claim_command(commands)
     return parser

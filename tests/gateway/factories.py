@@ -84,6 +84,7 @@ def configuration(
     solvency: str = "",
     net: Network | None = None,
     vendor: Pubkey | None = None,
+    rpc_url: str = "http://127.0.0.1:1",
 ) -> str:
     """A whole gateway.toml; the key file is written into `folder`."""
     keypair = folder / "gateway.json"
@@ -107,7 +108,7 @@ shutdown_s = 5
 {gateway}
 
 [network]
-rpc_url = "http://127.0.0.1:1"
+rpc_url = "{rpc_url}"
 program_id = "{net.program_id}"
 mint = "{net.mint}"
 domain = "{net.domain}"

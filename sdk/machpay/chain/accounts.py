@@ -262,3 +262,4 @@ def decode_account(data: bytes) -> Account:
 
 
 GLOBAL_BOND_LENGTH: Final = _GLOBAL_BOND.size
+CHANNEL_LENGTH: Final = _CHANNEL.size
