@@ -41,7 +41,7 @@ lint: $(VENV)/.dev ## ruff, import rules and whether migrations match the models
 	@$(VENV)/bin/ruff check $(wildcard $(SOURCES))
 	@$(VENV)/bin/ruff format --check $(wildcard $(SOURCES))
 	@PYTHONPATH=. $(VENV)/bin/lint-imports
-	@$(PY) -m devnet.services run -- $(PY) manage.py makemigrations --check --dry-run
+	@MACHPAY_PROFILE=demo $(PY) -m devnet.services --data var/lint --profile test run -- $(PY) manage.py makemigrations --check --dry-run
 
 types: $(VENV)/.dev ## mypy, strict
 	@DATABASE_URL=postgresql:///types REDIS_URL=redis://127.0.0.1:1 MACHPAY_PROFILE=demo $(VENV)/bin/mypy $(wildcard $(TYPED))
