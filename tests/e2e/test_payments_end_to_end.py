@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from machpay import MachPayClient, MachPayConfig
+from machpay.client.errors import OutstandingLiabilityError, TimelockError
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
 from tests.e2e.conftest import Running, finish, wait_until
@@ -117,6 +118,35 @@ def test_a_stranger_may_not_read_an_agents_liability(running: Running) -> None:
     assert httpx.get(url, trust_env=False).status_code in (400, 401)
     stranger = httpx.get(url, headers=sign_request(SigningKey.generate(), "GET", target), trust_env=False)
     assert stranger.status_code == 403
+
+
+async def test_a_bond_is_withdrawn_only_once_what_was_charged_is_settled(running: Running) -> None:
+    running.settle_everything()
+    # With recon paused, what is paid now stays a liability.
+    worker = running.network.processes["worker"]
+    worker.kill()
+    gateway = running.demo["gateways"][1]
+    try:
+        async with MachPayClient(MachPayConfig.from_demo(running.manifest_path, agent=2)) as client:
+            bond = await client.get_bond_balance()
+            response = await client.pay_and_call(url=gateway["url"] + gateway["paid_path"], method="GET")
+            assert response.status_code == 200
+            wait_until(lambda: running.unsettled() == gateway["price_atomic"], "the relayer has the payment")
+            with pytest.raises(OutstandingLiabilityError) as owed:
+                await client.withdraw_bond(1_000_000)
+            assert owed.value.liability == gateway["price_atomic"]
+            assert (await client.get_bond_info()).pending_withdrawal == 0
+            worker.start()
+            running.settle_everything()
+            assert await client.withdraw_bond(1_000_000)
+            with pytest.raises(TimelockError) as locked:
+                await client.withdraw_bond(1_000_000)
+            assert locked.value.amount == 1_000_000
+            assert await client.cancel_withdrawal()
+            assert await client.get_bond_balance() == bond - gateway["price_atomic"]
+    finally:
+        if not worker.running:
+            worker.start()
 
 
 async def test_a_new_agent_deposits_reads_its_bond_and_pays(running: Running, tmp_path) -> None:
