@@ -21,7 +21,7 @@ from machpay.chain import tokens
 from machpay.chain.client import ChainClient
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
     """Poll until true; the failure names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -99,7 +99,7 @@ class Running:
         return digests
 
     def settle_everything(self) -> None:
-        wait_until(lambda: self.unsettled() == 0, "everything charged is settled")
+        wait_until(lambda: self.unsettled() == 0, "everything charged is settled", timeout_s=180.0)
 
     def vendor_balance(self, vendor: str) -> int:
         return asyncio.run(self._vendor_balance(vendor))
