@@ -140,6 +140,7 @@ class LocalNetwork:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._report("starting PostgreSQL and Valkey")
         self.services.start()
+        self._forget_a_chain_without_its_database()
         self._report("starting the local chain")
         self._start_chain()
         genesis = self._genesis()
@@ -334,6 +335,15 @@ class LocalNetwork:
             raise ProcessFailed(f"manage.py {name} failed with status {code}:\n{text[-3000:]}")
 
     # --- Another chain ----------------------------------------------------------------------------------------------
+
+    def _forget_a_chain_without_its_database(self) -> None:
+        """A chain whose embedded database was lost begins anew too: its old settlements would count as claims."""
+        if "DATABASE_URL" in self._environ or not (self.data_dir / "genesis").exists():
+            return
+        with psycopg.connect(self.services.database_url) as connection:
+            row = connection.execute("SELECT to_regclass('payments_network') IS NULL").fetchone()
+        if row is not None and row[0]:
+            shutil.rmtree(self.data_dir / "localnet", ignore_errors=True)
 
     def _forget_another_chain(self, genesis: str) -> None:
         """Chain and database belong together: when the chain's state is gone, what was derived from it goes too.
