@@ -41,6 +41,14 @@ def extend_until_listed(recon: Recon, payers: Sequence[Payer]) -> None:
         time.sleep(SLOT_MS / 1000)
 
 
+def wait_until_confirmed(recon: Recon, table: Pubkey) -> None:
+    """A transaction is confirmed a slot after it was taken, which the sender does not wait for."""
+    deadline = time.monotonic() + 30
+    while not recon.chain.call(lambda client: client.lookup_table(table, "confirmed")):
+        assert time.monotonic() < deadline
+        time.sleep(SLOT_MS / 1000)
+
+
 def sizes() -> list[tuple[int, int]]:
     """Channels and bytes of every transaction, in the order they were stored."""
     rows = Settlement.objects.order_by("id").values_list("channel_count", "raw_transaction")
@@ -110,7 +118,7 @@ def test_an_entry_is_used_when_it_is_final_and_not_before(recon: Recon) -> None:
     with recon.chain.control() as control:
         control.hold_finality()
         (address,) = extend(recon)
-        assert recon.chain.call(lambda client: client.lookup_table(Pubkey.from_string(address), "confirmed"))
+        wait_until_confirmed(recon, Pubkey.from_string(address))
         assert extend(recon) == []
         assert LookupTable.objects.get().length == 0
         recon.settle()
