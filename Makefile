@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+# Processes that share the tests, each with servers and a chain of its own.
+WORKERS ?= 2
 # What ruff and mypy look at.
 SOURCES := apps machpay_site devnet contracts sdk gateway tests examples bench manage.py
 TYPED := apps machpay_site devnet contracts sdk/machpay gateway/machpay_gateway examples bench
@@ -35,7 +37,7 @@ demo: $(VENV)/.run ## Run the whole network here, live; ARGS=--once pays 200 cal
 test: $(VENV)/.dev ## Run all tests, end-to-end and browser included; ARGS="tests/ledger -k name" for some
 	@$(PY) -m devnet.browser
 	@$(PY) -m tests.anchor.install
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, import rules and whether migrations match the models
 	@$(VENV)/bin/ruff check $(wildcard $(SOURCES))

@@ -2,7 +2,7 @@
 
 Sets DATABASE_URL, REDIS_URL and MACHPAY_PROFILE in the environment; URLs that are already set are left as
 they are. Each session has a folder of its own below var/test, so sessions run side by side; folders of killed
-sessions are cleared by the next one.
+sessions are cleared by the next one. Under `pytest -n` every worker is a session: it starts servers of its own.
 """
 
 import atexit
@@ -21,6 +21,8 @@ import pytest
 from devnet.services import Services, ServicesError
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTED = "MACHPAY_TEST_STARTED"
+"""Names the variables that a session set itself: workers inherit them and must not take them for given ones."""
 
 
 # A wrapper runs around every other plugin's hook: pytest-django reads the settings inside.
@@ -28,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
     """Start the services, put their URLs into the environment, have them stopped however the session ends."""
     os.environ.setdefault("MACHPAY_PROFILE", "demo")
+    for inherited in os.environ.pop(STARTED, "").split():
+        os.environ.pop(inherited, None)
     folder = ROOT / "var" / "test"
     folder.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(folder):
@@ -42,7 +46,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _interrupt)
         services.start()
-    os.environ.update(services.environment)
+    started = {name: url for name, url in services.environment.items() if name not in os.environ}
+    os.environ.update(started)
+    os.environ[STARTED] = " ".join(started)
     return (yield)
 
 
