@@ -10,12 +10,13 @@ from typing import Any, Final
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.events import REQUEST_BLOCKED
 from machpay.protocol.requests import Binding
+from machpay.protocol.screening import Attempt, Offer, Reject
 from machpay.protocol.x402 import PaymentResponse, decode_payload, parse_terms
 from machpay_gateway import decide
 from machpay_gateway import headers as names
 from machpay_gateway.answers import respond_payment_required
 from machpay_gateway.challenge import Challenges, corrective, encode, header
-from machpay_gateway.decide import Attempt, Credit, Forward, LookUp, Offer, Reject
+from machpay_gateway.decide import Credit, Forward, LookUp
 from machpay_gateway.errors import RequestError
 from machpay_gateway.events import Events
 from machpay_gateway.metrics import Metrics

@@ -19,12 +19,13 @@ import msgspec
 
 from machpay.protocol.events import PAYMENT_AUTHORIZED
 from machpay.protocol.receipts import SignedReceipt
+from machpay.protocol.screening import Reject
 from machpay.protocol.x402 import PaymentResponse
 from machpay_gateway import headers as names
 from machpay_gateway.admission import RETRY_AFTER, Admission, Asked
 from machpay_gateway.answers import respond_problem
 from machpay_gateway.challenge import encode
-from machpay_gateway.decide import Reject, is_charged
+from machpay_gateway.decide import is_charged
 from machpay_gateway.delivery import settlement_item
 from machpay_gateway.errors import LogUnavailable, RequestError, UpstreamError
 from machpay_gateway.events import Events

@@ -13,9 +13,10 @@ from solders.pubkey import Pubkey
 
 from machpay.protocol.intents import Voucher
 from machpay.protocol.receipts import Receipt, SignedReceipt
+from machpay.protocol.screening import Attempt
 from machpay.protocol.x402 import Correction
 from machpay_gateway.book import Book, Channel
-from machpay_gateway.decide import Attempt, Credit, Standing
+from machpay_gateway.decide import Credit, Standing
 from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.journal import Journal
 from machpay_gateway.log.records import Accept, ChannelTotals, Outcome, Sent

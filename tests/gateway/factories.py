@@ -15,7 +15,8 @@ from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce
 from machpay.protocol.requests import request_hash
-from machpay_gateway.decide import Attempt, Credit, Offer, Standing
+from machpay.protocol.screening import Attempt, Offer
+from machpay_gateway.decide import Credit, Standing
 from machpay_gateway.settings import Settings, parse_settings
 
 PRICE = 1_000

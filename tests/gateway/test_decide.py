@@ -10,7 +10,8 @@ from machpay.protocol.errors import RefusalCode
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce
 from machpay.protocol.requests import request_hash, route_hash
-from machpay_gateway.decide import Challenge, Decision, Forward, LookUp, Reject, admit, decide, is_charged
+from machpay.protocol.screening import Reject
+from machpay_gateway.decide import Challenge, Decision, Forward, LookUp, admit, decide, is_charged
 from tests.gateway.factories import (
     BOND,
     MAX_TIMEOUT_S,

@@ -8,8 +8,9 @@ import pytest
 
 from machpay.protocol.errors import RefusalCode
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.screening import Reject
 from machpay_gateway.book import Book
-from machpay_gateway.decide import Reject, admit
+from machpay_gateway.decide import admit
 from machpay_gateway.errors import LogDamaged, LogError, LogMismatch
 from machpay_gateway.log.join import Join
 from machpay_gateway.log.records import Accept, Record
