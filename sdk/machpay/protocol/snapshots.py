@@ -9,12 +9,14 @@ from machpay.protocol.encoding import parse_u64
 
 
 class Lease(msgspec.Struct):
-    """A part of a bond set aside for one gateway."""
+    """A part of a bond set aside for one gateway: `amount` is what is left of it, `up_to` the total of charges on the
+    channel that it covers."""
 
     lease_id: str
     channel: str
     amount: str
     expires_at: str
+    up_to: str = "0"
 
 
 class Limits(msgspec.Struct):
@@ -29,8 +31,10 @@ class Snapshot(msgspec.Struct):
 
     `bond` is the finalised bond on chain, `pending_withdrawal` and `claims` what is on its way out of it,
     `liability` everything charged and not yet settled (all gateways), `leases` the sum set aside for
-    gateways, `lease` the asking gateway's own, `remaining_today` what the daily limit leaves, `slot` the
-    chain's slot.
+    gateways and not charged yet, `lease` the asking gateway's own, `remaining_today` what the daily limit leaves
+    after what was charged, `slot` the chain's slot. `mode` is how gateways of this network
+    make sure of being paid, "lease" or "optimistic"; `cap` what one agent may owe all of them together in
+    optimistic mode, None for its bond only.
     """
 
     bond: str
@@ -43,6 +47,8 @@ class Snapshot(msgspec.Struct):
     limits: Limits
     remaining_today: str | None
     slot: int
+    mode: str = "lease"
+    cap: str | None = None
 
     def available(self) -> int:
         """The bond less everything that has a claim on it, in atomic units, never below zero."""
