@@ -3,9 +3,9 @@
     POST /leases                {agent, channel, amount, intent, last_seq} -> LeaseAnswer
     POST /leases/{id}/release   {last_seq} -> ReleaseAnswer
 
-A lease is a ceiling on the channel's total, not an amount that is counted down: while it lasts, the gateway may charge until
-everything it ever charged on the channel reaches `up_to`. A charge is therefore never counted twice and never forgotten,
-whichever of lease and delivery the relayer sees first.
+A lease is a ceiling on the channel's total, not an amount that is counted down: while it lasts, the gateway may
+charge until everything it ever charged on the channel reaches `up_to`. A charge is therefore never counted
+twice and never forgotten, whichever of lease and delivery the relayer sees first.
 """
 
 import msgspec
@@ -17,10 +17,10 @@ from machpay.protocol.snapshots import ChannelState, Snapshot
 class LeaseRequest(msgspec.Struct):
     """The body of `POST /leases`, signed by the gateway.
 
-    `amount` is how much more than what the relayer has recorded the gateway would like to be able to charge. `intent` is a
-    recent intent of the agent for `channel`, as an item of `POST /settlements` without its outcome. `last_seq` is the place
-    of the channel's last completed payment in the gateway's log (0: none): a running lease is renewed only when the relayer
-    has everything up to there.
+    `amount` is how much more than what the relayer has recorded the gateway would like to be able to charge.
+    `intent` is a recent intent of the agent for `channel`, as an item of `POST /settlements` without its
+    outcome. `last_seq` is the place of the channel's last completed payment in the gateway's log (0: none): a
+    running lease is renewed only when the relayer has everything up to there.
     """
 
     agent: str
@@ -31,9 +31,10 @@ class LeaseRequest(msgspec.Struct):
 
 
 class LeaseAnswer(msgspec.Struct):
-    """A lease as it now is. `amount` is what is left of it by the relayer's records, `up_to` the total of charges on the
-    channel that it covers. It ends `valid_ms` after the relayer answered, which is at `expires_at` by the relayer's clock.
-    `snapshot` is the agent's standing with this lease in it, `channel` what the relayer holds of the channel."""
+    """A lease as it now is. `amount` is what is left of it by the relayer's records, `up_to` the total of
+    charges on the channel that it covers. It ends `valid_ms` after the relayer answered, which is at
+    `expires_at` by the relayer's clock. `snapshot` is the agent's standing with this lease in it, `channel`
+    what the relayer holds of the channel."""
 
     lease_id: str
     amount: str
