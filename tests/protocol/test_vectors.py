@@ -21,6 +21,7 @@ from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey, verify
 from machpay.protocol.nonces import lifetime_is_allowed, parse_nonce
 from machpay.protocol.offers import Offer
+from machpay.protocol.proofs import BatchLeaf, batch_head, verify_inclusion
 from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.requests import request_hash, route_hash
 from machpay.protocol.settlements import decode_item, parse_item, to_item, verify_item
@@ -146,6 +147,29 @@ def test_the_vectors_hold_an_equivocation():
     assert first["nonce"] == second["nonce"]
     assert first["agent"] == second["agent"]
     assert first["channel"] != second["channel"]
+
+
+@pytest.mark.parametrize("vector", cases("proofs.json"))
+def test_inclusion_paths_follow_the_formulas_and_the_code(vector):
+    count, root = int(vector["leafCount"]), bytes.fromhex(vector["rootHex"])
+    for path in vector["paths"]:
+        index, charged, served = (int(path[name]) for name in ("index", "charged", "servedTotal"))
+        digest, siblings = bytes.fromhex(path["digestHex"]), [bytes.fromhex(h) for h in path["siblingsHex"]]
+        preimage = b"\x00" + struct.pack("<Q", index) + digest + struct.pack("<QQ", charged, served)
+        assert hashlib.sha256(preimage).hexdigest() == path["leafHashHex"]
+        leaf = BatchLeaf(digest, charged, served)
+        assert verify_inclusion(leaf, index=index, leaf_count=count, siblings=siblings, root=root)
+
+
+def test_batch_heads_form_a_chain():
+    head = bytes(32)
+    for vector in load("proofs.json")["vectors"][:-1]:
+        sequence, count = int(vector["sequence"]), int(vector["leafCount"])
+        root = bytes.fromhex(vector["rootHex"])
+        preimage = head + struct.pack("<QQ", sequence, count) + root
+        head, previous = hashlib.sha256(preimage).digest(), head
+        assert head.hex() == vector["headHex"]
+        assert batch_head(previous, sequence, count, root) == head
 
 
 @pytest.mark.parametrize("vector", cases("request_hashes.json"))

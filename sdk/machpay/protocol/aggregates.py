@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, Self
 
+import msgspec
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 
-from machpay.protocol.encoding import U64_MAX
+from machpay.protocol.encoding import U64_MAX, parse_b64, parse_pubkey, parse_u64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import Voucher
-from machpay.protocol.keys import SigningKey, verify
+from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey, verify
+from machpay.protocol.x402 import parse_voucher
 
 AGGREGATE_PREFIX: Final = b"MP\x01A"
 AGGREGATE_LENGTH: Final = 36
@@ -86,3 +88,58 @@ class Aggregate:
 
     def is_signed_by_agent(self, signature: bytes) -> bool:
         return verify(self.agent, self.message, signature)
+
+
+class ProposedChannel(msgspec.Struct):
+    """One channel of a proposal: the total to settle up to (decimal string), and the agent's own voucher over at least
+    that much, `{channel, cumulative, context, signature}`."""
+
+    gateway: str
+    cumulative: str
+    voucher: dict[str, str]
+
+
+class AggregationProposal(msgspec.Struct):
+    """What recon would settle with one signature of the agent's. `amount` (atomic units) is what it would take from the
+    bond at most, `expires_at` RFC 3339; afterwards the channels are settled one by one."""
+
+    id: str
+    agent: str
+    channels: list[ProposedChannel]
+    amount: str
+    expires_at: str
+
+    def parse(self, *, domain: Hash, mint: Pubkey, agent: Pubkey) -> tuple[Aggregate, list[Voucher]]:
+        """The aggregate to sign for `agent` on this network, and the vouchers that must cover it: sign only what
+        `Aggregate.covers` them. Raises `MalformedError`, also for a proposal to another agent."""
+        if parse_pubkey(self.agent, "agent") != agent:
+            raise MalformedError("the proposal is for another agent")
+        vouchers = [parse_voucher(channel.voucher) for channel in self.channels]
+        totals = [
+            ChannelTotal(voucher.channel, parse_u64(channel.cumulative, "cumulative"))
+            for channel, voucher in zip(self.channels, vouchers, strict=True)
+        ]
+        return Aggregate.of(domain, mint, agent, totals), vouchers
+
+
+class AggregationList(msgspec.Struct):
+    """The answer of `GET /aggregations?agent=`: proposals that wait for the agent's signature."""
+
+    proposals: list[AggregationProposal]
+
+
+class AggregationSignature(msgspec.Struct):
+    """The body of `POST /aggregations/{id}/sign`: the agent's signature over `Aggregate.message`, base64."""
+
+    signature: str
+
+    def parse(self) -> bytes:
+        """The 64 bytes. Raises `MalformedError`."""
+        return parse_b64(self.signature, "signature", SIGNATURE_LENGTH)
+
+
+class AggregationAnswer(msgspec.Struct):
+    """The answer of `POST /aggregations/{id}/sign`: `SIGNED`, also when it was signed before."""
+
+    id: str
+    status: str

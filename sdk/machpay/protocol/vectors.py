@@ -24,8 +24,10 @@ from machpay.protocol.aggregates import AGGREGATE_CHANNELS_MAX, Aggregate, Chann
 from machpay.protocol.encoding import I64_MAX, U64_MAX, to_b64
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.merkle import inclusion_path, merkle_root
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed, nonce_unix_ms
 from machpay.protocol.offers import Offer
+from machpay.protocol.proofs import BatchLeaf, batch_head
 from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.protocol.requests import request_hash, route_hash
 from machpay.protocol.settlements import ResolvedPayment, to_item
@@ -208,6 +210,70 @@ def aggregates() -> Json:
     return {
         "about": "36-byte message of an aggregated voucher and the agent's signature; totals ascend by channel.",
         "network": _network(),
+        "vectors": vectors,
+    }
+
+
+def _batch_leaf(number: int) -> BatchLeaf:
+    """Leaf `number` of every tree in the vectors."""
+    return BatchLeaf(number.to_bytes(2, "big") * 16, number * 1_000, number * (number + 1) * 500)
+
+
+def proofs() -> Json:
+    """Merkle trees over payments, inclusion paths, and the hash chain over their roots."""
+    vectors, head = [], bytes(32)
+    for sequence, count in enumerate((1, 2, 3, 5, 8, 13, 1_025)):
+        leaves = [_batch_leaf(number) for number in range(count)]
+        hashes = [leaf.hash_at(index) for index, leaf in enumerate(leaves)]
+        root = merkle_root(hashes)
+        head = batch_head(head, sequence, count, root)
+        vectors.append(
+            {
+                "name": f"{count} leaves",
+                "sequence": str(sequence),
+                "leafCount": str(count),
+                "rootHex": root.hex(),
+                "headHex": head.hex(),
+                "paths": [
+                    {
+                        "index": str(index),
+                        "digestHex": leaves[index].digest.hex(),
+                        "charged": str(leaves[index].charged),
+                        "servedTotal": str(leaves[index].served_total),
+                        "leafHashHex": hashes[index].hex(),
+                        "siblingsHex": [sibling.hex() for sibling in inclusion_path(hashes, index)],
+                    }
+                    for index in sorted({0, count // 2, count - 1})
+                ],
+            }
+        )
+    extreme = BatchLeaf(b"\xff" * 32, U64_MAX, U64_MAX)
+    vectors.append(
+        {
+            "name": "largest amounts",
+            "sequence": str(U64_MAX),
+            "leafCount": "1",
+            "rootHex": extreme.hash_at(0).hex(),
+            "headHex": batch_head(b"\xff" * 32, U64_MAX, 1, extreme.hash_at(0)).hex(),
+            "paths": [
+                {
+                    "index": "0",
+                    "digestHex": extreme.digest.hex(),
+                    "charged": str(U64_MAX),
+                    "servedTotal": str(U64_MAX),
+                    "leafHashHex": extreme.hash_at(0).hex(),
+                    "siblingsHex": [],
+                }
+            ],
+        }
+    )
+    return {
+        "about": (
+            "leaf = sha256(00 index u64 LE, digest, charged u64 LE, served_total u64 LE); node = sha256(01 left"
+            " right), split as RFC 6962 does. Leaf n of every tree has the digest n (u16 BE) repeated 16 times,"
+            " charges 1000 n, served_total 500 n (n + 1). head = sha256(previous head, sequence u64 LE, leaf count"
+            " u64 LE, root): the first from 32 zero bytes, each from the one before, the last from 32 bytes ff."
+        ),
         "vectors": vectors,
     }
 
@@ -494,6 +560,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "channels.json": channels,
     "intents.json": intents,
     "nonces.json": nonces,
+    "proofs.json": proofs,
     "receipts.json": receipts,
     "request_hashes.json": request_hashes,
     "settlement_items.json": settlement_items,
