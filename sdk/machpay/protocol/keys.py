@@ -6,6 +6,7 @@ does; a signature that passes here therefore passes there.
 
 import json
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -75,6 +76,13 @@ class SigningKey:
             json.dump(list(self._secret), file)
             file.flush()
             os.fsync(file.fileno())
+
+    def derive(self, tag: bytes, label: bytes = b"") -> "SigningKey":
+        """Another key that only the holder of this one can make: `Ed25519(sha256(tag || seed 32 || label))`.
+
+        `tag` names the purpose and its version; give labels of one tag one length, so that none is another's prefix.
+        """
+        return SigningKey(sha256(tag + self._secret[:32] + label).digest())
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte signature over `message`."""
