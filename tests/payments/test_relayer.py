@@ -340,3 +340,13 @@ def test_health_and_metrics(gateway):
     }
     metrics = gateway.http.get("/metrics").text
     assert 'machpay_relayer_items_total{result="accepted"}' in metrics
+
+
+def test_a_new_gateway_is_told_which_network_this_is(gateway, relayer, local_chain):
+    network = local_chain.network
+    assert gateway.http.get("/v1/network").json() == {
+        "network": network.caip2,
+        "program_id": str(network.program_id),
+        "mint": str(network.mint),
+        "domain": str(network.domain),
+    }

@@ -89,13 +89,15 @@ class Relayer:
             await self._only("POST", self._heartbeat, scope, receive, send)
         elif path.startswith("/liability/"):
             await self._only("GET", self._liability, scope, receive, send)
+        elif path == "/network":
+            await self._only("GET", self._describe, scope, receive, send)
         elif path == "/health":
             await self._health(send)
         elif path == "/metrics":
             await asgi.respond_metrics(send)
         else:
             raise asgi.NotFound(
-                "this process answers /settlements, /heartbeat, /liability/{agent}, /health, /metrics"
+                "this process answers /settlements, /heartbeat, /liability/{agent}, /network, /health, /metrics"
             )
 
     async def _only(
@@ -249,6 +251,17 @@ class Relayer:
         if found:
             answer = await read()
         return answer if answer is not None else await self._threads.database(no_bond, agent)
+
+    async def _describe(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        """What a new gateway's configuration needs; public, and to be compared with the chain by who reads it."""
+        network = self._network
+        body = {
+            "network": network.caip2,
+            "program_id": str(network.program_id),
+            "mint": str(network.mint),
+            "domain": str(network.domain),
+        }
+        await asgi.respond_json(send, body)
 
     async def _health(self, send: asgi.Send) -> None:
         database, cache = await asyncio.gather(self._database_answers(), _redis_answers())
