@@ -1,23 +1,43 @@
 """The rows of the payments app, by subject."""
 
+from apps.payments.models.cases import Case, CaseEntry, Complaint
+from apps.payments.models.chain_events import (
+    ChainEvent,
+    ChainIndex,
+    ChainTransaction,
+    Reconciliation,
+    VendorMirror,
+)
 from apps.payments.models.channels import Channel
-from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, PaymentIntent
+from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, FraudScan, PaymentIntent
 from apps.payments.models.lookup_tables import LookupTable, LookupTableEntry
 from apps.payments.models.network import ChainCursor, Network
 from apps.payments.models.parties import AgentMirror, Gateway
+from apps.payments.models.reversals import Reversal, SlashTransaction
 from apps.payments.models.settlements import Settlement, SettlementItem
 
 __all__ = [
     "INTENT_PARTITIONS",
     "AgentMirror",
+    "Case",
+    "CaseEntry",
     "ChainCursor",
+    "ChainEvent",
+    "ChainIndex",
+    "ChainTransaction",
     "Channel",
+    "Complaint",
     "Equivocation",
+    "FraudScan",
     "Gateway",
     "LookupTable",
     "LookupTableEntry",
     "Network",
     "PaymentIntent",
+    "Reconciliation",
+    "Reversal",
     "Settlement",
     "SettlementItem",
+    "SlashTransaction",
+    "VendorMirror",
 ]

@@ -13,8 +13,9 @@ class Channel(models.Model):
 
     `highest_*` is H, the highest voucher seen: its cumulative, context and signature. `charged_total_atomic`
     sums the charges of stored intents. `settled_atomic` and what follows mirror the chain at finalised slot
-    `slot`. `credited_atomic` is what the ledger has posted as earned: max(charged, settled), since a claim
-    may be ahead of the recorded charges.
+    `slot`; `slot` 0 means that the chain has no such account yet. `credited_atomic` is what the ledger has posted as
+    earned: max(charged, settled), since a claim may be ahead of the recorded charges. `uncollected_atomic` of it was
+    reversed because no bond covered it, and is still not paid.
     """
 
     address = PubkeyField(primary_key=True)
@@ -28,6 +29,7 @@ class Channel(models.Model):
     charged_count = models.BigIntegerField(default=0)
     void_count = models.BigIntegerField(default=0)
     credited_atomic = AtomicField(default=0)
+    uncollected_atomic = AtomicField(default=0)
     settled_atomic = AtomicField(default=0)
     owed_atomic = AtomicField(default=0)
     claim_cumulative_atomic = AtomicField(default=0)
@@ -70,6 +72,11 @@ class Channel(models.Model):
                 name="payments_channel_credit_covers",
             ),
             models.CheckConstraint(
+                condition=Q(uncollected_atomic__gte=0)
+                & Q(credited_atomic__gte=F("settled_atomic") + F("uncollected_atomic")),
+                name="payments_channel_uncollected",
+            ),
+            models.CheckConstraint(
                 condition=Q(highest_cumulative_atomic=0)
                 | Q(highest_context__isnull=False, highest_signature__isnull=False),
                 name="payments_channel_voucher_complete",
@@ -80,6 +87,11 @@ class Channel(models.Model):
                 fields=["unsettled_since"],
                 name="payments_channel_due",
                 condition=Q(in_flight__isnull=True, unsettled_since__isnull=False),
+            ),
+            models.Index(
+                fields=["agent"],
+                name="payments_channel_reversed",
+                condition=Q(uncollected_atomic__gt=0),
             ),
             models.Index(
                 fields=["in_flight"], name="payments_channel_in_flight", condition=Q(in_flight__isnull=False)

@@ -76,10 +76,30 @@ class PaymentIntent(models.Model):
                 name="payment_intents_unsettled",
                 condition=Q(status__in=["PENDING", "PROCESSING"]),
             ),
+            # What a top-up that comes too late turns into SETTLED after all.
+            models.Index(
+                fields=["channel", "charged_through_atomic"],
+                name="payment_intents_reversed",
+                condition=Q(status="REVERSED"),
+            ),
         )
 
     def __str__(self) -> str:
         return bytes(self.digest).hex()
+
+
+class FraudScan(models.Model):
+    """How far stored nonces were compared with each other: up to nonce time `until`. One row."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    until = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "payments_fraud_scan"
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="payments_fraud_scan_single"),)
+
+    def __str__(self) -> str:
+        return f"until {self.until}"
 
 
 class Equivocation(models.Model):

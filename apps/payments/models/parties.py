@@ -25,6 +25,10 @@ class Gateway(models.Model):
     stats = models.JSONField(default=dict)
     log_seq = models.BigIntegerField(default=0, help_text="Last log position the gateway reported.")
     last_heartbeat_at = models.DateTimeField(null=True)
+    penalty_points = models.IntegerField(
+        default=0, help_text="Of all upheld cases; reputation is reduced by them."
+    )
+    blacklisted_at = models.DateTimeField(null=True)
     first_seen_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -33,6 +37,7 @@ class Gateway(models.Model):
             models.CheckConstraint(
                 condition=Q(status__in=["UNKNOWN", "UP", "DOWN"]), name="payments_gateway_status"
             ),
+            models.CheckConstraint(condition=Q(penalty_points__gte=0), name="payments_gateway_penalty"),
         )
 
     def __str__(self) -> str:
