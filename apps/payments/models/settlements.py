@@ -13,7 +13,16 @@ class Settlement(models.Model):
 
     PENDING -> SENT -> CONFIRMED -> FINALIZED, or FAILED. UNKNOWN: sent, and nobody can say yet whether it landed;
     it leaves by a look-up only. FAILED means certain not to land, or landed and rolled back.
+
+    `kind` says what it does. SETTLE and AGGREGATE have an item per channel; DISTRIBUTE pays out what a vendor's channels
+    are owed, ANCHOR commits a batch. `vendor` is empty where a transaction is not one vendor's.
     """
+
+    class Kind(models.TextChoices):
+        SETTLE = "SETTLE", "settles channels of one vendor"
+        AGGREGATE = "AGGREGATE", "settles channels of one agent"
+        DISTRIBUTE = "DISTRIBUTE", "pays out what is owed"
+        ANCHOR = "ANCHOR", "commits a batch"
 
     class State(models.TextChoices):
         PENDING = "PENDING", "stored, not sent"
@@ -24,7 +33,8 @@ class Settlement(models.Model):
         UNKNOWN = "UNKNOWN", "outcome unknown"
 
     id = models.BigAutoField(primary_key=True)
-    vendor = PubkeyField(db_index=True)
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.SETTLE)
+    vendor = PubkeyField(db_index=True, blank=True)
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     signature = models.CharField(max_length=88, unique=True, db_collation="C")
     raw_transaction = models.BinaryField()
@@ -48,8 +58,14 @@ class Settlement(models.Model):
                 name="payments_settlement_state",
             ),
             models.CheckConstraint(
-                condition=Q(planned_atomic__gt=0) & (Q(paid_atomic__isnull=True) | Q(paid_atomic__gte=0)),
+                condition=(Q(planned_atomic__gt=0) | Q(kind="ANCHOR", planned_atomic=0))
+                & (Q(paid_atomic__isnull=True) | Q(paid_atomic__gte=0)),
                 name="payments_settlement_amounts",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind__in=["SETTLE", "DISTRIBUTE"]) & ~Q(vendor="")
+                | Q(kind__in=["AGGREGATE", "ANCHOR"], vendor=""),
+                name="payments_settlement_kind",
             ),
             models.CheckConstraint(
                 condition=Q(state__in=["FINALIZED", "FAILED"], ended_at__isnull=False)
