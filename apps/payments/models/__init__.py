@@ -10,29 +10,43 @@ from apps.payments.models.chain_events import (
 )
 from apps.payments.models.channels import Channel
 from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, FraudScan, PaymentIntent
+from apps.payments.models.leases import Lease
 from apps.payments.models.lookup_tables import LookupTable, LookupTableEntry
 from apps.payments.models.network import ChainCursor, Network
 from apps.payments.models.parties import AgentMirror, Gateway
 from apps.payments.models.reversals import Reversal, SlashTransaction
+from apps.payments.models.rules import (
+    AgentChange,
+    AgentDay,
+    ChainConfig,
+    EnforcementEvent,
+    NetworkRules,
+)
 from apps.payments.models.settlements import Settlement, SettlementItem
 
 __all__ = [
     "INTENT_PARTITIONS",
+    "AgentChange",
+    "AgentDay",
     "AgentMirror",
     "Case",
     "CaseEntry",
+    "ChainConfig",
     "ChainCursor",
     "ChainEvent",
     "ChainIndex",
     "ChainTransaction",
     "Channel",
     "Complaint",
+    "EnforcementEvent",
     "Equivocation",
     "FraudScan",
     "Gateway",
+    "Lease",
     "LookupTable",
     "LookupTableEntry",
     "Network",
+    "NetworkRules",
     "PaymentIntent",
     "Reconciliation",
     "Reversal",

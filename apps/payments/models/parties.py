@@ -24,6 +24,7 @@ class Gateway(models.Model):
     uptime_seconds = models.BigIntegerField(default=0)
     stats = models.JSONField(default=dict)
     log_seq = models.BigIntegerField(default=0, help_text="Last log position the gateway reported.")
+    delivered_seq = models.BigIntegerField(default=0, help_text="Log position up to which all was stored.")
     last_heartbeat_at = models.DateTimeField(null=True)
     penalty_points = models.IntegerField(
         default=0, help_text="Of all upheld cases; reputation is reduced by them."
@@ -49,6 +50,8 @@ class AgentMirror(models.Model):
 
     `slot` 0 means the chain was not asked yet. `deposits_posted_atomic` is how much of
     `deposited_total_atomic` the ledger has; only `services.chain_mirror` raises it, together with the ledger.
+    `stopped` is the agent's kill switch. Nothing is leased before the mirror has reached `held_until_slot`;
+    what was charged around `settle_urgently_since` is settled without waiting for more.
     """
 
     class Status(models.TextChoices):
@@ -72,6 +75,9 @@ class AgentMirror(models.Model):
     withdrawn_total_atomic = AtomicField(default=0)
     swept_total_atomic = AtomicField(default=0)
     deposits_posted_atomic = AtomicField(default=0)
+    stopped = models.BooleanField(default=False)
+    held_until_slot = models.BigIntegerField(default=0)
+    settle_urgently_since = models.DateTimeField(null=True)
     slot = models.BigIntegerField(default=0)
     first_seen_at = models.DateTimeField(db_default=Now())
 
