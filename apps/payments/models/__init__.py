@@ -1,5 +1,7 @@
 """The rows of the payments app, by subject."""
 
+from apps.payments.models.aggregations import Aggregation, AggregationItem, Cosigner
+from apps.payments.models.batches import Batch, BatchArchive, BatchLeaf, UnbatchedPayment
 from apps.payments.models.cases import Case, CaseEntry, Complaint
 from apps.payments.models.chain_events import (
     ChainEvent,
@@ -29,6 +31,11 @@ __all__ = [
     "AgentChange",
     "AgentDay",
     "AgentMirror",
+    "Aggregation",
+    "AggregationItem",
+    "Batch",
+    "BatchArchive",
+    "BatchLeaf",
     "Case",
     "CaseEntry",
     "ChainConfig",
@@ -38,6 +45,7 @@ __all__ = [
     "ChainTransaction",
     "Channel",
     "Complaint",
+    "Cosigner",
     "EnforcementEvent",
     "Equivocation",
     "FraudScan",
@@ -53,5 +61,6 @@ __all__ = [
     "Settlement",
     "SettlementItem",
     "SlashTransaction",
+    "UnbatchedPayment",
     "VendorMirror",
 ]

@@ -14,8 +14,8 @@ class Settlement(models.Model):
     PENDING -> SENT -> CONFIRMED -> FINALIZED, or FAILED. UNKNOWN: sent, and nobody can say yet whether it landed;
     it leaves by a look-up only. FAILED means certain not to land, or landed and rolled back.
 
-    `kind` says what it does. SETTLE and AGGREGATE have an item per channel; DISTRIBUTE pays out what a vendor's channels
-    are owed, ANCHOR commits a batch. `vendor` is empty where a transaction is not one vendor's.
+    `kind` says what it does. SETTLE and AGGREGATE have an item per channel; DISTRIBUTE pays out what channels of a
+    vendor are owed; ANCHOR commits a batch. `vendor` is empty where a transaction is not one vendor's.
     """
 
     class Kind(models.TextChoices):
