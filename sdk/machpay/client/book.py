@@ -53,6 +53,10 @@ class ChannelBook:
         channel.resolved(receipt)
         if self.receipts is not None:
             self.receipts.add(channel.gateway, receipt)
+        self.save_if_due()
+
+    def save_if_due(self) -> None:
+        """Write the totals down unless that was done a moment ago."""
         if self._store is not None and self._store.is_due():
             self.save()
 

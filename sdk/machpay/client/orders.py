@@ -66,13 +66,20 @@ def place(
 ) -> Order:
     """Sign a payment for `call`. The channel counts it from here on. Raises `GatewayExposureError`, and what
     `grant` raises."""
+    order = authorise(channel, offer, call.hash(offer), now, grant)
+    payload = build_payload(offer.to_requirements(), key, offer.gateway, order.intent)
+    return replace(order, headers={SIGNATURE_HEADER: encode_header(payload)})
+
+
+def authorise(channel: Channel, offer: Offer, bound: bytes, now: float, grant: Grant) -> Order:
+    """A payment for the request whose hash is `bound`, counted by the channel but not signed yet. Raises as
+    `place`."""
     quote = channel.quote(offer.amount, now)
     wanted = max(0, quote.cumulative - channel.signed)
     growth = grant(max(0, quote.least - channel.signed), wanted)
     if growth < wanted:
         # A budget cuts the headroom; the payment itself fits.
         quote = replace(quote, cumulative=max(quote.least, channel.signed + growth))
-    bound = call.hash(offer)
     intent = PaymentIntent(
         channel=channel.address,
         cumulative=quote.cumulative,
@@ -81,9 +88,7 @@ def place(
         deadline=int(now) + min(offer.max_timeout_s, MAX_LIFETIME_S),
         request_hash=bound,
     )
-    digest = channel.opened(intent, quote)
-    payload = build_payload(offer.to_requirements(), key, offer.gateway, intent)
-    return Order(intent, digest, offer, {SIGNATURE_HEADER: encode_header(payload)}, growth)
+    return Order(intent, channel.opened(intent, quote), offer, {}, growth)
 
 
 def read_refusal(headers: Mapping[str, str]) -> Refusal:

@@ -67,7 +67,7 @@ def choose_offer(required: PaymentRequired, network: Network, call: Call) -> Off
         except MalformedError as error:
             problems.append(error.detail)
             continue
-        problem = _mismatch(offer, network)
+        problem = mismatch(offer, network)
         if problem is None:
             return offer
         problems.append(problem)
@@ -96,7 +96,8 @@ def check_price(offer: Offer, max_price_atomic: int, call: Call) -> None:
         raise PriceTooHighError(call.url, offer.amount, max_price_atomic)
 
 
-def _mismatch(offer: Offer, network: Network) -> str | None:
+def mismatch(offer: Offer, network: Network) -> str | None:
+    """What about an offer is not this network's; None if it can be paid here."""
     for name, offered, configured in (
         ("network", offer.network, network.caip2),
         ("genesis hash", str(offer.domain), str(network.domain)),
