@@ -5,29 +5,27 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from solders.hash import Hash
 from solders.keypair import Keypair
-from solders.pubkey import Pubkey
 
 from apps.settlement.errors import DeploymentRefused
 from machpay.chain.client import ChainClient
+from machpay.chain.clusters import CLUSTERS as PUBLIC_CLUSTERS
+from machpay.chain.clusters import cluster_of
 from machpay.chain.errors import RpcUnavailable
 from machpay.protocol.errors import ProtocolError
 from machpay.protocol.keys import SigningKey
 
 CLUSTERS: Final = ("local", "devnet", "mainnet")
-_GENESIS: Final = {
-    "5eykt4UsFv8P8NJdTREpY1vzqKqZKvdpKuc147dw2N9d": "mainnet",
-    "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG": "devnet",
-    "4uhcVJyU9pJkvQyS88uRDiswHXSCkY3zQawwpjk2NsNY": "testnet",
-}
-MAINNET_USDC: Final = Pubkey.from_string("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGkZwyTDt1v")
+MAINNET_USDC: Final = PUBLIC_CLUSTERS["mainnet"].usdc
 # A random seed of 32 bytes with fewer different values than this does not occur.
 _DISTINCT_BYTES_MIN: Final = 12
 
 
 def cluster_name(genesis_hash: str) -> str:
     """The public cluster with this genesis, else "local"."""
-    return _GENESIS.get(genesis_hash, "local")
+    cluster = cluster_of(Hash.from_string(genesis_hash))
+    return cluster.name if cluster is not None else "local"
 
 
 async def require_cluster(chain: ChainClient, named: str) -> str:

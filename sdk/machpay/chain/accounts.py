@@ -263,3 +263,5 @@ def decode_account(data: bytes) -> Account:
 
 GLOBAL_BOND_LENGTH: Final = _GLOBAL_BOND.size
 CHANNEL_LENGTH: Final = _CHANNEL.size
+VENDOR_LENGTH: Final = _VENDOR_ACCOUNT.size
+GATEWAY_LENGTH: Final = _GATEWAY_ACCOUNT.size
