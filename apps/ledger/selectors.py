@@ -1,5 +1,6 @@
 """Reading the ledger. Amounts are signed integers of atomic units."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,6 +58,19 @@ def balances_by_owner(kind: AccountKind, currency: str) -> dict[str, int]:
         .annotate(Sum("balance_atomic"))
     )
     return {owner: int(amount) for owner, amount in rows}
+
+
+def balances_of(
+    kinds: Iterable[AccountKind], currency: str, owners: Iterable[str]
+) -> dict[tuple[str, str], int]:
+    """The balances of these owners' accounts of these kinds by (kind, owner), summed over `sub`. Accounts that do not
+    exist are absent."""
+    rows = (
+        Account.objects.filter(owner__in=set(owners), kind__in=[*kinds], currency=currency)
+        .values_list("kind", "owner")
+        .annotate(Sum("balance_atomic"))
+    )
+    return {(kind, owner): int(amount) for kind, owner, amount in rows}
 
 
 def balances(kind: AccountKind, currency: str) -> dict[tuple[str, str], int]:

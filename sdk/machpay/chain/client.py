@@ -7,8 +7,8 @@ and only the same bytes are sent again. Every failure is a `machpay.chain.errors
 import asyncio
 import struct
 import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -35,7 +35,6 @@ from solders.transaction_status import TransactionErrorFieldless
 from solders.transaction_status import TransactionStatus as RpcStatus
 
 from machpay.chain.accounts import (
-    GLOBAL_BOND_LENGTH,
     AgentAccount,
     Channel,
     GatewayAccount,
@@ -61,6 +60,9 @@ from machpay.chain.transactions import (
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 # A cluster answers at most this many statuses a call.
 STATUSES_PER_CALL_MAX: Final = 256
+SIGNATURES_PER_CALL_MAX: Final = 1_000
+ACCOUNTS_PER_CALL_MAX: Final = 100
+_ONE_SLOT_ATTEMPTS: Final = 6
 # Clock: slot, epoch start, epoch, leader epoch (8 bytes each), then the time.
 _CLOCK_TIME_OFFSET: Final = 32
 # A cluster looks at most at this many accounts when asked for recent fees.
@@ -86,7 +88,7 @@ A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channe
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every account of the program for one mint, as of one slot.
+    """Accounts of the program for one mint, as of one slot: all of them, or those that were asked for.
 
     `agents`, `gateways` and `vendors` are keyed by the owner's key, `channels` by the channel's address.
     """
@@ -97,6 +99,16 @@ class Snapshot:
     channels: dict[Pubkey, Channel] = field(default_factory=dict)
     gateways: dict[Pubkey, GatewayAccount] = field(default_factory=dict)
     vendors: dict[Pubkey, VendorAccount] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureSeen:
+    """One transaction in an address's history. `block_time` is unix seconds, where the server knows it."""
+
+    signature: str
+    slot: int
+    block_time: int | None
+    failed: bool
 
 
 class ChainClient:
@@ -197,14 +209,6 @@ class ChainClient:
     async def bond(self, commitment: Commitment = "confirmed") -> GlobalBond | None:
         return await self._decoded(GlobalBond, self._network.bond(), commitment)
 
-    async def mints_of(self, program_id: Pubkey, commitment: Commitment = "confirmed") -> list[Pubkey]:
-        """The tokens for which the program at `program_id` holds bonds, sorted; usually one."""
-        call = self._rpc.get_program_accounts(
-            program_id, RpcCommitment(commitment), encoding="base64", filters=[GLOBAL_BOND_LENGTH]
-        )
-        accounts = [decode_account(bytes(each.account.data)) for each in (await _answer(call)).value]
-        return sorted((each.mint for each in accounts if isinstance(each, GlobalBond)), key=bytes)
-
     async def agent(self, agent: Pubkey, commitment: Commitment = "confirmed") -> AgentAccount | None:
         return await self._decoded(AgentAccount, self._network.agent_account(agent), commitment)
 
@@ -232,24 +236,37 @@ class ChainClient:
         )
         # solana-py's own method drops the context, and with it the slot.
         response = await _answer(self._rpc._provider.make_request(request, GetProgramAccountsWithContextResp))
-        snapshot = Snapshot(slot=response.context.slot)
-        bond = None
-        for keyed in response.value:
-            account = decode_account(bytes(keyed.account.data))
-            match account:
-                case GlobalBond(mint=network.mint):
-                    bond = account
-                case AgentAccount(mint=network.mint):
-                    snapshot.agents[account.agent] = account
-                case Channel(mint=network.mint):
-                    snapshot.channels[keyed.pubkey] = account
-                case VendorAccount(mint=network.mint):
-                    snapshot.vendors[account.authority] = account
-                case GatewayAccount():
-                    snapshot.gateways[account.gateway] = account
-        return Snapshot(
-            snapshot.slot, bond, snapshot.agents, snapshot.channels, snapshot.gateways, snapshot.vendors
-        )
+        found = ((keyed.pubkey, bytes(keyed.account.data)) for keyed in response.value)
+        return _snapshot(network, response.context.slot, found)
+
+    async def accounts_at_one_slot(
+        self, addresses: Sequence[Pubkey], *, least_slot: int = 0, commitment: Commitment = "finalized"
+    ) -> Snapshot | None:
+        """Those of the program's accounts at `addresses` that exist, all as of one slot, `least_slot` or a later one.
+
+        None if the server's answers kept being of different or earlier slots: ask again. More than a few hundred
+        addresses take several calls, which have to fall into one slot. Raises `DecodeError` as `program_accounts`.
+        """
+        network = self._network
+        parts = [
+            list(addresses[start : start + ACCOUNTS_PER_CALL_MAX])
+            for start in range(0, len(addresses), ACCOUNTS_PER_CALL_MAX)
+        ]
+        for attempt in range(_ONE_SLOT_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_POLL_SECONDS / 4)
+            calls = (self._rpc.get_multiple_accounts(part, RpcCommitment(commitment)) for part in parts)
+            answers = await asyncio.gather(*(_answer(call) for call in calls))
+            slots = {answer.context.slot for answer in answers}
+            if len(slots) == 1 and min(slots) >= least_slot:
+                held = zip(addresses, (each for answer in answers for each in answer.value), strict=True)
+                found = (
+                    (address, bytes(account.data))
+                    for address, account in held
+                    if account is not None and account.owner == network.program_id
+                )
+                return _snapshot(network, slots.pop(), found)
+        return None
 
     # ---- transactions
 
@@ -308,6 +325,26 @@ class ChainClient:
             answer = await _answer(self._rpc.get_signature_statuses(wanted, search_history))
             statuses += [_status(found) for found in answer.value]
         return statuses
+
+    async def signatures_of(
+        self,
+        address: Pubkey,
+        *,
+        before: str | None = None,
+        limit: int = SIGNATURES_PER_CALL_MAX,
+        commitment: Commitment = "finalized",
+    ) -> list[SignatureSeen]:
+        """Up to `limit` transactions that name `address`, the newest first; `before` continues below a signature."""
+        call = self._rpc.get_signatures_for_address(
+            address,
+            before=None if before is None else Signature.from_string(before),
+            limit=limit,
+            commitment=RpcCommitment(commitment),
+        )
+        return [
+            SignatureSeen(str(each.signature), each.slot, each.block_time, each.err is not None)
+            for each in (await _answer(call)).value
+        ]
 
     async def events(self, signature: str, commitment: Commitment = "confirmed") -> list[Recorded] | None:
         """What the program recorded in one transaction, in order; nothing if it failed, None if it is not known.
@@ -382,6 +419,25 @@ class ChainClient:
         if account is None or account.owner != self._network.program_id:
             return None
         return kind.decode(bytes(account.data))
+
+
+def _snapshot(network: Network, slot: int, found: Iterable[tuple[Pubkey, bytes]]) -> Snapshot:
+    snapshot = Snapshot(slot)
+    bond = None
+    for address, data in found:
+        account = decode_account(data)
+        match account:
+            case GlobalBond(mint=network.mint):
+                bond = account
+            case AgentAccount(mint=network.mint):
+                snapshot.agents[account.agent] = account
+            case Channel(mint=network.mint):
+                snapshot.channels[address] = account
+            case VendorAccount(mint=network.mint):
+                snapshot.vendors[account.authority] = account
+            case GatewayAccount():
+                snapshot.gateways[account.gateway] = account
+    return replace(snapshot, bond=bond)
 
 
 async def _answer(call: Awaitable[T]) -> T:
