@@ -40,6 +40,7 @@ def _schedule() -> dict[str, dict[str, object]]:
         },
         "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
         "publish-stats": every(1.0, "console.publish_stats"),
+        "expire-holds": every(10.0, "ledger.expire_holds"),
         "ensure-partitions": every(3600.0, "core.ensure_partitions"),
     }
 

@@ -3,7 +3,7 @@
 import pytest
 from django.db import connection
 
-LEDGER_TABLES = ("ledger_entry", "ledger_transfer", "ledger_account")
+LEDGER_TABLES = ("ledger_hold", "ledger_entry", "ledger_transfer", "ledger_account")
 
 
 @pytest.fixture(scope="session")

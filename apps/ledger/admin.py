@@ -3,16 +3,17 @@
 from django.contrib import admin
 
 from apps.core.admin import ReadOnlyAdmin, ReadOnlyInline, usdc
-from apps.ledger.models import Account, Entry, Transfer
+from apps.ledger.models import Account, Entry, Hold, Transfer
 
 
 @admin.register(Account)
 class AccountAdmin(ReadOnlyAdmin):
-    list_display = ("kind", "owner", "sub", "balance", "version", "created_at")
-    list_filter = ("kind",)
+    list_display = ("kind", "owner", "sub", "shard", "book", "balance", "held", "version", "created_at")
+    list_filter = ("kind", "book")
     search_fields = ("=owner", "=sub")
     ordering = ("kind", "owner", "sub")
     balance = usdc("balance_atomic", "balance")
+    held = usdc("held_atomic", "held")
 
 
 class EntryInline(ReadOnlyInline):
@@ -42,3 +43,14 @@ class EntryAdmin(ReadOnlyAdmin):
     ordering = ("-id",)
     amount = usdc("amount_atomic", "amount")
     balance = usdc("balance_atomic", "balance after")
+
+
+@admin.register(Hold)
+class HoldAdmin(ReadOnlyAdmin):
+    list_display = ("key", "account", "amount", "state", "posted", "expires_at", "created_at", "resolved_at")
+    list_select_related = ("account",)
+    list_filter = ("state",)
+    search_fields = ("=key", "=account__owner")
+    ordering = ("-id",)
+    amount = usdc("amount_atomic", "held")
+    posted = usdc("posted_atomic", "posted")

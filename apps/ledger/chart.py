@@ -18,10 +18,22 @@ class AccountKind(StrEnum):
     UNSETTLED = "unsettled"
     SETTLED = "settled"
     OWED = "owed"
+    CUSTODY_DEPOSITS = "custody_deposits"
+    CUSTODIAL = "custodial"
+    UNCLAIMED = "unclaimed"
+    PAID_OUT = "paid_out"
 
 
-MAY_BE_NEGATIVE: Final = (AccountKind.DEPOSITS, AccountKind.SPENT_UNSETTLED)
+MAY_BE_NEGATIVE: Final = (AccountKind.DEPOSITS, AccountKind.SPENT_UNSETTLED, AccountKind.CUSTODY_DEPOSITS)
 """Where money comes from (the world outside) and what an agent has spent ahead of the chain."""
+
+SHARDED: Final = (AccountKind.CUSTODIAL,)
+"""Accounts that many strangers pay into at once. Each is several rows, its shards, whose balances add up to the
+account's; a credit goes to the shard of its connection, so writers do not wait for each other. Debits and holds come
+out of shard 0, which the others are folded into when it does not suffice."""
+
+SHARDS: Final = 16
+"""Eight writers meet on one of 16 shards seldom enough; more would only make reading a balance dearer."""
 
 
 class TransferKind(StrEnum):
@@ -33,6 +45,11 @@ class TransferKind(StrEnum):
     WITHDRAW = "withdraw"
     SLASH = "slash"
     SWEEP = "sweep"
+    CUSTODY_DEPOSIT = "custody_deposit"
+    ATTRIBUTE = "attribute"
+    PAY = "pay"
+    PAYOUT = "payout"
+    FOLD = "fold"
 
 
 WORLD: Final = "world"
@@ -82,3 +99,23 @@ def settled(vendor: str, gateway: str, currency: str) -> AccountRef:
 def owed(vendor: str, gateway: str, currency: str) -> AccountRef:
     """What the chain has settled for the vendor through the gateway and still keeps, until it is distributed."""
     return AccountRef(AccountKind.OWED, vendor, gateway, currency)
+
+
+def custody_deposits(currency: str) -> AccountRef:
+    """Minus everything that ever came into the custodial wallet. Written by the deposit sync only."""
+    return AccountRef(AccountKind.CUSTODY_DEPOSITS, WORLD, "", currency)
+
+
+def custodial(user_id: int, currency: str) -> AccountRef:
+    """What the network keeps for a user in its custodial wallet."""
+    return AccountRef(AccountKind.CUSTODIAL, f"user:{user_id}", "", currency)
+
+
+def unclaimed(currency: str) -> AccountRef:
+    """What came into the custodial wallet without saying for whom, until an operator has found out."""
+    return AccountRef(AccountKind.UNCLAIMED, WORLD, "", currency)
+
+
+def paid_out(user_id: int, currency: str) -> AccountRef:
+    """Everything that was ever paid out of a user's custodial balance to a wallet."""
+    return AccountRef(AccountKind.PAID_OUT, f"user:{user_id}", "", currency)

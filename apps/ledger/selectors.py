@@ -1,33 +1,40 @@
-"""Reading the ledger. Amounts are signed integers of atomic units."""
+"""Reading the ledger. Amounts are signed integers of atomic units; a sharded account reads as one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from typing import NamedTuple
 
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 
 from apps.ledger.chart import AccountKind
-from apps.ledger.models import Account, Entry
-from apps.ledger.types import AccountRef
+from apps.ledger.models import Account, Hold
+from apps.ledger.statements import InvalidCursor, StatementLine, statement
+from apps.ledger.types import AccountRef, Book
 
-
-@dataclass(frozen=True, slots=True)
-class StatementLine:
-    """One entry of an account's history."""
-
-    version: int
-    transfer_id: int
-    key: str
-    kind: str
-    amount_atomic: int
-    balance_atomic: int
-    posted_at: datetime
+__all__ = [
+    "Funds",
+    "InvalidCursor",
+    "StatementLine",
+    "TrialBalance",
+    "balance",
+    "balances",
+    "balances_of",
+    "balances_by_owner",
+    "funds",
+    "hold_state",
+    "statement",
+    "total",
+    "total_held",
+    "trial_balance",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class TrialBalance:
-    """The sum of all balances of one currency, by kind of account. `total_atomic` is zero, or the books are broken."""
+    """The sum of all balances of one book and currency, by kind of account. `total_atomic` is zero, or the books are
+    broken."""
 
+    book: str
     currency: str
     by_kind: dict[str, int]
 
@@ -36,27 +43,46 @@ class TrialBalance:
         return sum(self.by_kind.values())
 
 
+class Funds(NamedTuple):
+    """What an account has, and how much of it is held."""
+
+    balance_atomic: int
+    held_atomic: int
+
+    @property
+    def spendable_atomic(self) -> int:
+        return self.balance_atomic - self.held_atomic
+
+
+def funds(account: AccountRef) -> Funds:
+    """Balance and holds of one account; zero for one that nothing was posted to yet."""
+    row = Account.objects.filter(**account._asdict()).aggregate(
+        balance=Sum("balance_atomic"), held=Sum("held_atomic")
+    )
+    return Funds(int(row["balance"] or 0), int(row["held"] or 0))
+
+
 def balance(account: AccountRef) -> int:
-    """The balance of one account; zero for one that nothing was posted to yet."""
-    row = Account.objects.filter(**account._asdict()).values_list("balance_atomic", flat=True).first()
-    return row or 0
+    """The balance of one account, what is held included; zero for one that nothing was posted to yet."""
+    return funds(account).balance_atomic
 
 
-def total(kind: AccountKind, currency: str, *, owner: str | None = None) -> int:
+def total(kind: AccountKind, currency: str, *, owner: str | None = None, book: str = Book.MAIN) -> int:
     """The sum of the balances of all accounts of a kind, of one owner if given (all of a vendor's gateways)."""
-    accounts = Account.objects.filter(kind=kind, currency=currency)
+    accounts = _of_kind(kind, currency, book)
     if owner is not None:
         accounts = accounts.filter(owner=owner)
     return int(accounts.aggregate(total=Sum("balance_atomic"))["total"] or 0)
 
 
-def balances_by_owner(kind: AccountKind, currency: str) -> dict[str, int]:
+def total_held(kind: AccountKind, currency: str, *, book: str = Book.MAIN) -> int:
+    """The sum of everything that is held of accounts of a kind."""
+    return int(_of_kind(kind, currency, book).aggregate(total=Sum("held_atomic"))["total"] or 0)
+
+
+def balances_by_owner(kind: AccountKind, currency: str, *, book: str = Book.MAIN) -> dict[str, int]:
     """The balance of each owner of accounts of a kind, summed over `sub`."""
-    rows = (
-        Account.objects.filter(kind=kind, currency=currency)
-        .values_list("owner")
-        .annotate(Sum("balance_atomic"))
-    )
+    rows = _of_kind(kind, currency, book).values_list("owner").annotate(Sum("balance_atomic"))
     return {owner: int(amount) for owner, amount in rows}
 
 
@@ -66,54 +92,36 @@ def balances_of(
     """The balances of these owners' accounts of these kinds by (kind, owner), summed over `sub`. Accounts that do not
     exist are absent."""
     rows = (
-        Account.objects.filter(owner__in=set(owners), kind__in=[*kinds], currency=currency)
+        Account.objects.filter(owner__in=set(owners), kind__in=[*kinds], currency=currency, book=Book.MAIN)
         .values_list("kind", "owner")
         .annotate(Sum("balance_atomic"))
     )
     return {(kind, owner): int(amount) for kind, owner, amount in rows}
 
 
-def balances(kind: AccountKind, currency: str) -> dict[tuple[str, str], int]:
+def balances(kind: AccountKind, currency: str, *, book: str = Book.MAIN) -> dict[tuple[str, str], int]:
     """The balance of every account of a kind, by (owner, sub)."""
-    rows = Account.objects.filter(kind=kind, currency=currency).values_list("owner", "sub", "balance_atomic")
+    rows = _of_kind(kind, currency, book).values_list("owner", "sub").annotate(Sum("balance_atomic"))
     return {(owner, sub): int(amount) for owner, sub, amount in rows}
 
 
-def statement(account: AccountRef, *, after_version: int = 0, limit: int = 100) -> list[StatementLine]:
-    """An account's history from its first entry on; pass the last `version` of a page to get the next one."""
-    entries = (
-        Entry.objects.filter(
-            account__kind=account.kind,
-            account__owner=account.owner,
-            account__sub=account.sub,
-            account__currency=account.currency,
-            account_version__gt=after_version,
-        )
-        .select_related("transfer")
-        .order_by("account_version")[:limit]
-    )
-    return [
-        StatementLine(
-            version=entry.account_version,
-            transfer_id=entry.transfer_id,
-            key=entry.transfer.key,
-            kind=entry.transfer.kind,
-            amount_atomic=entry.amount_atomic,
-            balance_atomic=entry.balance_atomic,
-            posted_at=entry.transfer.created_at,
-        )
-        for entry in entries
-    ]
+def hold_state(key: str) -> str | None:
+    """What became of a hold: OPEN, POSTED, VOIDED, EXPIRED; None if there is none."""
+    return Hold.objects.filter(key=key).values_list("state", flat=True).first()
 
 
 def trial_balance() -> list[TrialBalance]:
-    """One trial balance per currency, from the accounts' balances in one statement."""
+    """One trial balance per book and currency, from the accounts' balances in one statement."""
     rows = (
-        Account.objects.values_list("currency", "kind")
+        Account.objects.values_list("book", "currency", "kind")
         .annotate(Sum("balance_atomic"))
-        .order_by("currency", "kind")
+        .order_by("book", "currency", "kind")
     )
-    currencies: dict[str, dict[str, int]] = {}
-    for currency, kind, amount in rows:
-        currencies.setdefault(currency, {})[kind] = int(amount)
-    return [TrialBalance(currency, by_kind) for currency, by_kind in currencies.items()]
+    books: dict[tuple[str, str], dict[str, int]] = {}
+    for book, currency, kind, amount in rows:
+        books.setdefault((book, currency), {})[kind] = int(amount)
+    return [TrialBalance(book, currency, by_kind) for (book, currency), by_kind in books.items()]
+
+
+def _of_kind(kind: AccountKind, currency: str, book: str) -> QuerySet[Account]:
+    return Account.objects.filter(kind=kind, currency=currency, book=book)

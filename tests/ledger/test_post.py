@@ -61,7 +61,7 @@ def test_a_statement_reads_page_by_page():
     post([deposit(f"d{n}", "a", n) for n in range(1, 4)])
 
     first = statement(chart.bond("a", USDC), limit=2)
-    rest = statement(chart.bond("a", USDC), after_version=first[-1].version)
+    rest = statement(chart.bond("a", USDC), after=first[-1].cursor)
     assert [(line.key, line.amount_atomic, line.balance_atomic) for line in first + rest] == [
         ("d1", 1, 1),
         ("d2", 2, 3),

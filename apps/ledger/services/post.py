@@ -5,41 +5,25 @@ compute the running balances, and write balances, transfers and entries with one
 database checks all of it.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from django.db import IntegrityError, connection
 from django.db.backends.utils import CursorWrapper
-from django.db.transaction import TransactionManagementError
 from psycopg import errors as pg
 
-from apps.ledger.chart import MAY_BE_NEGATIVE
-from apps.ledger.errors import IdempotencyConflict, InsufficientFunds, InvalidTransfer
-from apps.ledger.types import AccountRef, Posted, Transfer
+from apps.ledger.chart import TransferKind
+from apps.ledger.errors import HoldResolved, IdempotencyConflict, InvalidTransfer
+from apps.ledger.services.accounts import Accounts, Balance, lock_accounts, require_transaction
+from apps.ledger.services.open_holds import OpenHold, open_holds
+from apps.ledger.types import AccountRef, Leg, Posted, Transfer
 
-_CREATE_ACCOUNTS: Final = """
-INSERT INTO ledger_account (kind, owner, sub, currency, balance_atomic, version)
-SELECT n.kind, n.owner, n.sub, n.currency, 0, 0
-FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS n (kind, owner, sub, currency)
-WHERE NOT EXISTS (
-    SELECT FROM ledger_account a
-    WHERE (a.owner, a.kind, a.sub, a.currency) = (n.owner, n.kind, n.sub, n.currency)
-)
-ON CONFLICT DO NOTHING
-"""
-_LOCK_ACCOUNTS: Final = """
-SELECT a.id, a.kind, a.owner, a.sub, a.currency, a.balance_atomic, a.version
-FROM ledger_account a
-JOIN unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS n (kind, owner, sub, currency)
-    ON (a.owner, a.kind, a.sub, a.currency) = (n.owner, n.kind, n.sub, n.currency)
-ORDER BY a.id
-FOR NO KEY UPDATE OF a
-"""
 _STORED: Final = "SELECT id, key, input_hash FROM ledger_transfer WHERE key = ANY(%s)"
 _WRITE: Final = """
 WITH moved AS (
-    UPDATE ledger_account a SET balance_atomic = n.balance, version = n.version
-    FROM unnest(%s::bigint[], %s::numeric[], %s::bigint[]) AS n (id, balance, version)
+    UPDATE ledger_account a SET balance_atomic = n.balance, held_atomic = n.held, version = n.version
+    FROM unnest(%s::bigint[], %s::numeric[], %s::numeric[], %s::bigint[]) AS n (id, balance, held, version)
     WHERE a.id = n.id
 ), written AS (
     INSERT INTO ledger_transfer (key, kind, input_hash, entry_count)
@@ -53,105 +37,158 @@ WITH moved AS (
     FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
         AS n (key, account_id, version, amount, balance)
     JOIN written ON written.key = n.key
-)
+){resolving}
 SELECT id, key FROM written
 """
-
-
-class _Balance:
-    """A locked account while transfers are applied to it."""
-
-    __slots__ = ("balance", "id", "ref", "version")
-
-    def __init__(self, id_: int, ref: AccountRef, balance: int, version: int) -> None:
-        self.id, self.ref, self.balance, self.version = id_, ref, balance, version
-
-    def apply(self, amount: int) -> None:
-        self.balance += amount
-        self.version += 1
-        if self.balance < 0 and self.ref.kind not in MAY_BE_NEGATIVE:
-            raise InsufficientFunds(
-                f"{self.ref.kind} of {self.ref.owner} would be {self.balance} atomic units"
-            )
+_RESOLVING: Final = """, resolved AS (
+    UPDATE ledger_hold h
+    SET state = 'POSTED', posted_atomic = n.posted, transfer_id = written.id, resolved_at = now()
+    FROM unnest(%s::bigint[], %s::numeric[], %s::text[]) AS n (id, posted, key)
+    JOIN written ON written.key = n.key
+    WHERE h.id = n.id
+)"""
+_WRITE_PLAIN: Final = _WRITE.format(resolving="")
+_WRITE_RESOLVING: Final = _WRITE.format(resolving=_RESOLVING)
 
 
 def post(transfers: Sequence[Transfer]) -> list[Posted]:
     """Store `transfers` in order, all or none, and return them in that order.
 
     A key that is stored already with the same content is returned as it is (`replayed=True`) and moves
-    nothing; accounts that do not exist yet begin at zero. Must run inside the caller's transaction, whose
-    other writes then commit with it, and takes row locks on the accounts in id order: lock nothing that
-    another caller locks before calling `post`.
+    nothing; accounts that do not exist yet begin at zero. A transfer that names a hold resolves it. Must run inside
+    the caller's transaction, whose other writes then commit with it, and takes row locks on the accounts in id order:
+    lock nothing that another caller locks before calling `post`.
 
-    Raises `InvalidTransfer`, `IdempotencyConflict`, `InsufficientFunds`; after any of them roll the transaction back.
+    Raises `InvalidTransfer`, `IdempotencyConflict`, `InsufficientFunds`, `HoldNotFound`, `HoldResolved`; after any of
+    them roll the transaction back.
     """
-    if not connection.in_atomic_block:
-        raise TransactionManagementError("apps.ledger.services.post needs the caller's transaction")
+    require_transaction()
     wanted = _distinct(transfers)
     if not wanted:
         return []
     with connection.cursor() as cursor:
-        accounts = _lock_accounts(cursor, wanted.values())
+        accounts = lock_accounts(cursor, _sides(transfers))
         cursor.execute(_STORED, [list(wanted)])
         stored: dict[str, Posted] = {}
         for id_, key, input_hash in cursor.fetchall():
-            if bytes(input_hash) != wanted[key].input_hash:
+            if bytes(input_hash) != wanted[key].hash:
                 raise IdempotencyConflict(f"transfer {key} is stored with other content")
             stored[key] = Posted(id_, key, replayed=True)
-        new = [transfer for key, transfer in wanted.items() if key not in stored]
+        new = [each for key, each in wanted.items() if key not in stored]
         if new:
             stored.update(_write(cursor, new, accounts))
     return [stored[transfer.key] for transfer in transfers]
 
 
-def _distinct(transfers: Sequence[Transfer]) -> dict[str, Transfer]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A transfer that is well formed, and its hash, which is dear enough to be computed once."""
+
+    transfer: Transfer
+    hash: bytes
+
+
+def _distinct(transfers: Sequence[Transfer]) -> dict[str, _Checked]:
     """The transfers by key, each checked on its own."""
-    wanted: dict[str, Transfer] = {}
+    wanted: dict[str, _Checked] = {}
     for transfer in transfers:
-        accounts = {leg.account for leg in transfer.legs}
-        if len(transfer.legs) < 2 or len(accounts) != len(transfer.legs):
+        legs = transfer.legs
+        if len(legs) < 2 or len({leg.account for leg in legs}) != len(legs):
             raise InvalidTransfer(f"{transfer.key}: a transfer has two or more legs, one per account")
-        if sum(leg.amount_atomic for leg in transfer.legs) or not all(
-            leg.amount_atomic for leg in transfer.legs
-        ):
+        if sum(leg.amount_atomic for leg in legs) or not all(leg.amount_atomic for leg in legs):
             raise InvalidTransfer(f"{transfer.key}: the legs do not sum to zero, or one of them is zero")
-        if len({account.currency for account in accounts}) != 1:
-            raise InvalidTransfer(f"{transfer.key}: the legs are of several currencies")
-        if wanted.setdefault(transfer.key, transfer).input_hash != transfer.input_hash:
+        first = legs[0].account
+        if any(leg.account[3:] != first[3:] for leg in legs):
+            raise InvalidTransfer(f"{transfer.key}: the legs are of several currencies or books")
+        checked = _Checked(transfer, transfer.input_hash)
+        if wanted.setdefault(transfer.key, checked).hash != checked.hash:
             raise IdempotencyConflict(f"transfer {transfer.key} is given twice with different content")
     return wanted
 
 
-def _lock_accounts(cursor: CursorWrapper, transfers: Iterable[Transfer]) -> dict[AccountRef, _Balance]:
-    """Every account of `transfers`, created where missing and locked in id order."""
-    refs = sorted({leg.account for transfer in transfers for leg in transfer.legs})
-    columns = [list(column) for column in zip(*refs, strict=True)]
-    # Creating comes before any lock and in the order of the names: callers that create the same accounts wait
-    # for each other while they hold nothing else that another could want.
-    cursor.execute(_CREATE_ACCOUNTS, columns)
-    cursor.execute(_LOCK_ACCOUNTS, columns)
-    rows = cursor.fetchall()
-    balances = (
-        _Balance(id_, AccountRef(*name), int(balance), version) for id_, *name, balance, version in rows
-    )
-    return {balance.ref: balance for balance in balances}
-
-
-def _write(
-    cursor: CursorWrapper, transfers: Sequence[Transfer], accounts: dict[AccountRef, _Balance]
-) -> dict[str, Posted]:
-    entries = []
+def _sides(transfers: Sequence[Transfer]) -> Mapping[AccountRef, tuple[bool, bool]]:
+    """Which accounts are credited, and which are debited."""
+    sides: dict[AccountRef, tuple[bool, bool]] = {}
     for transfer in transfers:
+        for account, amount in ((leg.account, leg.amount_atomic) for leg in transfer.legs):
+            credited, debited = sides.get(account, (False, False))
+            sides[account] = (credited or amount > 0, debited or amount < 0)
+    return sides
+
+
+@dataclass(slots=True)
+class Rows:
+    """What the statement writes."""
+
+    headers: list[tuple[str, str, bytes, int]] = field(default_factory=list)
+    entries: list[tuple[str, int, int, int, int]] = field(default_factory=list)
+    resolved: list[tuple[int, int, str]] = field(default_factory=list)
+    touched: dict[int, Balance] = field(default_factory=dict)
+
+    def enter(self, key: str, row: Balance, amount: int) -> None:
+        row.apply(amount)
+        self.touched[row.id] = row
+        self.entries.append((key, row.id, row.version, amount, row.balance))
+
+
+def _write(cursor: CursorWrapper, new: Sequence[_Checked], accounts: Accounts) -> dict[str, Posted]:
+    holds = open_holds(cursor, [each.transfer.hold for each in new if each.transfer.hold])
+    rows = Rows()
+    for each in new:
+        transfer = each.transfer
+        if transfer.hold:
+            rows.resolved.append(_release(transfer, holds.pop(transfer.hold, None), accounts))
         for leg in transfer.legs:
-            account = accounts[leg.account]
-            account.apply(leg.amount_atomic)
-            entries.append((transfer.key, account.id, account.version, leg.amount_atomic, account.balance))
-    touched = {leg.account for transfer in transfers for leg in transfer.legs}
-    moved = [(accounts[ref].id, accounts[ref].balance, accounts[ref].version) for ref in touched]
-    headers = [(t.key, t.kind, t.input_hash, len(t.legs)) for t in transfers]
-    columns = [list(column) for rows in (moved, headers, entries) for column in zip(*rows, strict=True)]
+            if leg.amount_atomic > 0:
+                rows.enter(transfer.key, accounts.credit[leg.account], leg.amount_atomic)
+            else:
+                row = accounts.debit[leg.account]
+                if row.spendable + leg.amount_atomic < 0 and leg.account in accounts.others:
+                    fold(rows, row, accounts.others[leg.account])
+                rows.enter(transfer.key, row, leg.amount_atomic)
+        rows.headers.append((transfer.key, transfer.kind, each.hash, len(transfer.legs)))
+    written = write_rows(cursor, rows)
+    return {each.transfer.key: written[each.transfer.key] for each in new}
+
+
+def _release(transfer: Transfer, hold: OpenHold | None, accounts: Accounts) -> tuple[int, int, str]:
+    """Give back what was held, so that the transfer can take its part of it."""
+    if hold is None:
+        raise HoldResolved(f"hold {transfer.hold} resolves once, by one transfer")
+    for leg in transfer.legs:
+        row = accounts.debit.get(leg.account)
+        if row is not None and row.id == hold.account_id and leg.amount_atomic < 0:
+            if -leg.amount_atomic > hold.amount_atomic:
+                raise InvalidTransfer(f"{transfer.key}: takes more than hold {transfer.hold} has")
+            row.held -= hold.amount_atomic
+            return hold.id, -leg.amount_atomic, transfer.key
+    raise InvalidTransfer(f"{transfer.key}: does not debit the account of hold {transfer.hold}")
+
+
+def fold(rows: Rows, main: Balance, others: Sequence[Balance]) -> None:
+    """Move what the other shards of an account have into its first one, by a transfer of its own."""
+    full = [row for row in others if row.spendable > 0]
+    if not full:
+        return
+    # A row is at each version once, so the key is nobody else's.
+    key = f"fold:{main.id}:{main.version + 1}"
+    amounts = [row.spendable for row in full]
+    for row, amount in zip(full, amounts, strict=True):
+        rows.enter(key, row, -amount)
+    rows.enter(key, main, sum(amounts))
+    moved = Transfer(key, TransferKind.FOLD, (Leg(main.ref, sum(amounts)),))
+    rows.headers.append((key, TransferKind.FOLD, moved.input_hash, len(full) + 1))
+
+
+def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, Posted]:
+    """The one statement. Raises `IdempotencyConflict` if somebody else has stored one of the keys meanwhile."""
+    moved = [(row.id, row.balance, row.held, row.version) for row in rows.touched.values()]
+    tables: list[Sequence[tuple[Any, ...]]] = [moved, rows.headers, rows.entries]
+    if rows.resolved:
+        tables.append(rows.resolved)
+    columns = [list(column) for table in tables for column in zip(*table, strict=True)]
     try:
-        cursor.execute(_WRITE, columns)
+        cursor.execute(_WRITE_RESOLVING if rows.resolved else _WRITE_PLAIN, columns)
     except IntegrityError as error:
         if isinstance(error.__cause__, pg.UniqueViolation):
             # Same content means same accounts, and those are locked: whoever stored this key meanwhile moved others.

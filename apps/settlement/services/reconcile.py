@@ -18,6 +18,7 @@ from django.db import transaction
 from apps.ledger import chart
 from apps.ledger.chart import AccountKind
 from apps.ledger.selectors import balance, balances, trial_balance
+from apps.ledger.types import Book
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.settlement.chain import ChainSession
 from apps.settlement.errors import SettlementPaused
@@ -93,7 +94,7 @@ class Books:
     @classmethod
     def read(cls, mint: str) -> Self:
         """Consistent with the chain cursor only while its lock is held."""
-        totals = {book.currency: book.total_atomic for book in trial_balance()}
+        totals = {each.currency: each.total_atomic for each in trial_balance() if each.book == Book.MAIN}
         return cls(
             by_kind={kind: balances(kind, mint) for kind in (*_AGENT_TERMS, *_VENDOR_TERMS)},
             deposited=-balance(chart.deposits(mint)),
