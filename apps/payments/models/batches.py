@@ -77,6 +77,10 @@ class Batch(models.Model):
         Settlement, models.PROTECT, null=True, related_name="batch", help_text="The newest attempt."
     )
     attempts = models.IntegerField(default=0)
+    signature = models.CharField(
+        max_length=88, blank=True, db_collation="C", help_text="The transaction that committed it."
+    )
+    slot = models.BigIntegerField(null=True, help_text="A final slot that has it.")
     cut_at = models.DateTimeField(db_default=Now())
     committed_at = models.DateTimeField(null=True, help_text="The chain's time.")
     archive = models.ForeignKey(
@@ -89,7 +93,7 @@ class Batch(models.Model):
         constraints = (
             models.CheckConstraint(
                 condition=Q(state="CUT", committed_at__isnull=True, archive__isnull=True)
-                | Q(state="COMMITTED", committed_at__isnull=False, transaction__isnull=False),
+                | (Q(state="COMMITTED", committed_at__isnull=False, slot__isnull=False) & ~Q(signature="")),
                 name="payments_batch_state",
             ),
             models.CheckConstraint(
