@@ -18,6 +18,7 @@ class AccountKind(StrEnum):
     UNSETTLED = "unsettled"
     SETTLED = "settled"
     OWED = "owed"
+    UNCOLLECTED = "uncollected"
     CUSTODY_DEPOSITS = "custody_deposits"
     CUSTODIAL = "custodial"
     UNCLAIMED = "unclaimed"
@@ -45,6 +46,8 @@ class TransferKind(StrEnum):
     WITHDRAW = "withdraw"
     SLASH = "slash"
     SWEEP = "sweep"
+    REVERSE = "reverse"
+    RECOLLECT = "recollect"
     CUSTODY_DEPOSIT = "custody_deposit"
     ATTRIBUTE = "attribute"
     PAY = "pay"
@@ -99,6 +102,11 @@ def settled(vendor: str, gateway: str, currency: str) -> AccountRef:
 def owed(vendor: str, gateway: str, currency: str) -> AccountRef:
     """What the chain has settled for the vendor through the gateway and still keeps, until it is distributed."""
     return AccountRef(AccountKind.OWED, vendor, gateway, currency)
+
+
+def uncollected(vendor: str, gateway: str, currency: str) -> AccountRef:
+    """What the vendor earned through the gateway from agents whose bonds did not cover it, and has not been paid since."""
+    return AccountRef(AccountKind.UNCOLLECTED, vendor, gateway, currency)
 
 
 def custody_deposits(currency: str) -> AccountRef:
