@@ -89,7 +89,7 @@ def require_transaction() -> None:
 
 def lock_accounts(cursor: CursorWrapper, wanted: Mapping[AccountRef, tuple[bool, bool]]) -> Accounts:
     """Lock every account of `wanted`, creating what is missing; per account, whether it is credited and debited."""
-    own = cursor.connection.info.backend_pid % SHARDS
+    own = _own_shard(cursor)
     create, lock = [], []
     for ref in sorted(wanted):
         credited, debited = wanted[ref]
@@ -106,6 +106,12 @@ def lock_accounts(cursor: CursorWrapper, wanted: Mapping[AccountRef, tuple[bool,
     cursor.execute(_CREATE, [list(column) for column in zip(*create, strict=True)])
     cursor.execute(_LOCK, [list(column) for column in zip(*lock, strict=True)])
     return _arranged(cursor.fetchall(), own)
+
+
+def _own_shard(cursor: CursorWrapper) -> int:
+    """Where this connection pays in. Its server process is nobody else's, so its number spreads connections."""
+    pid: int = cursor.connection.info.backend_pid
+    return pid % SHARDS
 
 
 def _arranged(rows: Iterable[tuple[int, str, str, str, str, str, int, int, int, int]], own: int) -> Accounts:
