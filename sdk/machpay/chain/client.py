@@ -35,6 +35,7 @@ from solders.transaction_status import TransactionErrorFieldless
 from solders.transaction_status import TransactionStatus as RpcStatus
 
 from machpay.chain.accounts import (
+    GLOBAL_BOND_LENGTH,
     AgentAccount,
     Channel,
     GatewayAccount,
@@ -208,6 +209,14 @@ class ChainClient:
 
     async def bond(self, commitment: Commitment = "confirmed") -> GlobalBond | None:
         return await self._decoded(GlobalBond, self._network.bond(), commitment)
+
+    async def mints_of(self, program_id: Pubkey, commitment: Commitment = "confirmed") -> list[Pubkey]:
+        """The tokens for which the program at `program_id` holds bonds, sorted; usually one."""
+        call = self._rpc.get_program_accounts(
+            program_id, RpcCommitment(commitment), encoding="base64", filters=[GLOBAL_BOND_LENGTH]
+        )
+        accounts = [decode_account(bytes(each.account.data)) for each in (await _answer(call)).value]
+        return sorted((each.mint for each in accounts if isinstance(each, GlobalBond)), key=bytes)
 
     async def agent(self, agent: Pubkey, commitment: Commitment = "confirmed") -> AgentAccount | None:
         return await self._decoded(AgentAccount, self._network.agent_account(agent), commitment)
