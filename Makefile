@@ -37,6 +37,7 @@ demo: $(VENV)/.run ## Run the whole network here, live; ARGS=--once pays 200 cal
 test: $(VENV)/.dev ## Run all tests, end-to-end and browser included; ARGS="tests/ledger -k name" for some
 	@$(PY) -m devnet.browser
 	@$(PY) -m tests.anchor.install
+	@$(PY) -m tests.x402.install
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, import rules and whether migrations match the models

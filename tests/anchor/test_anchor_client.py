@@ -1,8 +1,6 @@
 """A stock Anchor client, in an environment of its own, uses the program from the IDL alone."""
 
-import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from machpay.chain.client import ChainClient
 from machpay.chain.events import Deposited
 from machpay.chain.instructions import ConfigChange
 from tests.anchor.install import HERE, client_folder
+from tests.support import node
 from tests.support.chain import LocalChain, local_chain  # noqa: F401
 
 SOL = 1_000_000_000
@@ -32,17 +31,7 @@ def client() -> Path:
 
 
 def ask(client: Path, request: dict[str, Any]) -> Any:
-    finished = subprocess.run(
-        ["node", "client.mjs"],
-        cwd=client,
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return node.ask(client / "client.mjs", request)
 
 
 @pytest.mark.timeout(600)
