@@ -4,6 +4,13 @@ PaymentsError(DomainError)
 ├── NetworkMismatch      the database belongs to another network: the process must not start
 ├── UnknownGateway       no such gateway on chain
 ├── NotYours             the signer may not see or send this
+├── UnknownLease         no such lease of this gateway
+├── NotDelivered         the gateway has to deliver its log first
+├── SlashedForGood       a slashed agent cannot be reinstated
+├── LeasesTooLong        the configuration lets a claim unlock before leases are settled
+├── UnknownPayment       no payment with this digest was stored
+├── NotBatchedYet        stored, and its batch is not final on the chain yet
+├── ArchiveUnavailable   an archive of batches cannot be read or written
 ├── ChainUnavailable     the chain could not be asked in time: try again
 └── ChainRegression      finalised state went backwards: wrong cluster or a broken RPC server
 """
@@ -28,6 +35,41 @@ class UnknownGateway(PaymentsError):
 class NotYours(PaymentsError):
     code = "not_yours"
     status = 403
+
+
+class UnknownLease(PaymentsError):
+    code = "unknown_lease"
+    status = 404
+
+
+class NotDelivered(PaymentsError):
+    code = "not_delivered"
+    status = 409
+
+
+class SlashedForGood(PaymentsError):
+    code = "agent_slashed"
+    status = 409
+
+
+class LeasesTooLong(PaymentsError):
+    code = "leases_too_long"
+    status = 500
+
+
+class UnknownPayment(PaymentsError):
+    code = "unknown_payment"
+    status = 404
+
+
+class NotBatchedYet(PaymentsError):
+    code = "not_batched_yet"
+    status = 409
+
+
+class ArchiveUnavailable(PaymentsError):
+    code = "archive_unavailable"
+    status = 503
 
 
 class ChainUnavailable(PaymentsError):

@@ -1,6 +1,7 @@
 """The one order in which this app locks rows; whoever locks several takes them through here.
 
-    chain cursor -> agents (by key) -> channels (by address) -> settlements -> ledger accounts (by id, inside `post`)
+    chain cursor -> rules -> agents (by key) -> channels (by address) -> leases (by id) -> settlements
+        -> ledger accounts (by id, inside `post`)
 
 Sorting happens here and compares bytes, as the database does for these columns. Rows are locked FOR NO KEY
 UPDATE, so that foreign keys pointing at them can still be inserted.
@@ -11,13 +12,23 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from apps.payments.models import AgentMirror, ChainCursor, Channel
+from apps.payments.models import AgentMirror, ChainCursor, Channel, NetworkRules
 
 
 def lock_cursor() -> ChainCursor:
     """The chain cursor, locked; only one process applies chain state at a time."""
     ChainCursor.objects.bulk_create([ChainCursor()], ignore_conflicts=True)
     return ChainCursor.objects.select_for_update(no_key=True).get()
+
+
+def lock_rules(*, for_change: bool = False) -> NetworkRules:
+    """The network's rules; nobody changes them before this transaction ends. Readers share the lock."""
+    NetworkRules.objects.bulk_create([NetworkRules()], ignore_conflicts=True)
+    if for_change:
+        return NetworkRules.objects.select_for_update().get()
+    # Django cannot say FOR SHARE.
+    (rules,) = NetworkRules.objects.raw("SELECT * FROM payments_rules FOR SHARE")
+    return rules
 
 
 def lock_agents(agents: Iterable[str]) -> dict[str, AgentMirror]:

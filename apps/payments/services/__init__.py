@@ -2,6 +2,8 @@
 
 network        which network this database belongs to
 gateways       the gateway registry and heartbeats
+enforcement    status, limits, kill switches, network rules and alarms, each with its record
+changes        entries of the change stream
 intake         storing resolved payments
 recovery       storing resolved payments from a file instead of from the gateway
 chain_mirror   following finalised chain state, ledger included

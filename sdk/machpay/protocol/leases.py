@@ -34,20 +34,27 @@ class LeaseAnswer(msgspec.Struct):
     """A lease as it now is. `amount` is what is left of it by the relayer's records, `up_to` the total of
     charges on the channel that it covers. It ends `valid_ms` after the relayer answered, which is at
     `expires_at` by the relayer's clock. `snapshot` is the agent's standing with this lease in it, `channel`
-    what the relayer holds of the channel."""
+    what the relayer holds of the channel.
 
-    lease_id: str
+    With `refused` nothing was granted, or not renewed, and `lease_id` is None: `insufficient_bond`,
+    `budget_exceeded`, `agent_suspended`, `agent_slashed`, `held` (the chain shows something that is not final
+    yet), `revoked` (release the old lease first), `not_delivered` (deliver up to `last_seq` first) or `halted`.
+    """
+
+    lease_id: str | None
     amount: str
     up_to: str
     expires_at: str
     valid_ms: int
     snapshot: Snapshot
     channel: ChannelState | None = None
+    refused: str | None = None
 
 
 class ReleaseRequest(msgspec.Struct):
-    """The body of a release: the place of the channel's last completed payment in the gateway's log. From here on the
-    gateway charges nothing under the lease."""
+    """The body of a release: the place of the channel's last completed payment in the gateway's log. From here
+    on the gateway charges nothing under the lease. Refused with 409 `not_delivered` while the relayer does not have
+    everything up to there."""
 
     last_seq: int
 
