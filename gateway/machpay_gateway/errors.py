@@ -2,6 +2,7 @@
 
 GatewayError
 ├── ConfigError         the configuration cannot be used; the text names the setting
+├── Refused             a command will not do it as asked; nothing was changed
 ├── LogError
 │   ├── LogMismatch     the log in data_dir belongs to another gateway or network
 │   ├── LogDamaged      bytes that were durable no longer read back: a person has to look
@@ -20,6 +21,10 @@ class GatewayError(MachPayError):
 
 class ConfigError(GatewayError):
     """A setting is missing, has the wrong type or contradicts another."""
+
+
+class Refused(GatewayError):
+    """What was asked for would destroy something, or the network refuses it."""
 
 
 class LogError(GatewayError):

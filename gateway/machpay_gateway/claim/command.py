@@ -2,11 +2,8 @@
 
 import argparse
 import asyncio
-import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from solders.pubkey import Pubkey
@@ -14,16 +11,26 @@ from solders.pubkey import Pubkey
 from machpay.chain.accounts import CHANNEL_LENGTH, GatewayAccount
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
-from machpay.protocol.encoding import parse_pubkey, to_rfc3339
-from machpay.protocol.errors import MalformedError
+from machpay.protocol.encoding import to_rfc3339
 from machpay.protocol.keys import SigningKey
 from machpay_gateway.claim.plan import Proof, Wishes
 from machpay_gateway.claim.positions import read_log, read_positions
 from machpay_gateway.claim.work import Outcome, Parties, carry_out, lamports_needed, plan
+from machpay_gateway.commands.base import (
+    AGAIN,
+    OK,
+    REFUSED,
+    Commands,
+    add_command,
+    complain,
+    load_key,
+    pubkey_argument,
+    quiet_libraries,
+    say,
+)
 from machpay_gateway.errors import ConfigError
-from machpay_gateway.settings import Settings
+from machpay_gateway.settings import Settings, load_settings
 
-OK, UNKNOWN, _MISUSED, REFUSED = range(4)
 _ABOUT: Final = """\
 Be paid for what agents signed without the relayer. Reads the gateway's log,
 which may be in use, and asks the chain. The first run claims the highest
@@ -34,30 +41,24 @@ alone, because a new one would restart its delay. Amounts are atomic units.
 A claim takes all that an agent signed, also what was not served: compare the
 columns "served" and "signed" first (--dry-run).
 """
-_EXIT_CODES: Final = """\
-exit codes:
-  0  done, or nothing to do, or waiting for the delay
-  1  the chain could not be reached, or whether a step landed is not known:
-     run it again
-  2  the arguments, the configuration, a key or the log cannot be used
-  3  something was refused, or the fee payer has too little SOL (then nothing
-     was sent)
-"""
 _PROGRESS_EVERY: Final = 20
 
 
-def add_claim_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add `claim` to the command's parser."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "claim",
+        run_claim_command,
         help="be paid without the relayer: claim on-chain what agents signed",
-        description=_ABOUT,
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        about=_ABOUT,
     )
-    command.add_argument("--config", required=True, help="the TOML file")
     command.add_argument(
-        "--agent", action="append", type=_pubkey, metavar="PUBKEY", help="only this agent; can be repeated"
+        "--agent",
+        action="append",
+        type=pubkey_argument,
+        metavar="PUBKEY",
+        help="only this agent; can be repeated",
     )
     command.add_argument(
         "--minimum",
@@ -73,7 +74,6 @@ def add_claim_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         help="raise a pending claim to a higher voucher, restarting its delay",
     )
     command.add_argument("--dry-run", action="store_true", help="say what would be done; send nothing")
-    command.add_argument("--json", action="store_true", dest="as_json", help="one JSON object on stdout")
     command.add_argument(
         "--vendor-keypair", metavar="FILE", help="claim with the vendor's key, as after a revocation"
     )
@@ -82,22 +82,22 @@ def add_claim_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     )
 
 
-def run_claim_command(settings: Settings, options: argparse.Namespace) -> int:
+def run_claim_command(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    # Every RPC call would be a line on stderr.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    quiet_libraries()
+    settings = load_settings(options.config)
     proofs = _chosen(read_log(settings), options.agent)
     if not any(proof.voucher for proof in proofs) and not options.agent:
-        _say(options, {"channels": []}, "no vouchers in the log: there is nothing to claim")
+        say(options, {"channels": []}, "no vouchers in the log: there is nothing to claim")
         return OK
     try:
         return asyncio.run(_claim(settings, options, proofs))
     except KeyboardInterrupt:
-        print("machpay-gateway: interrupted; what was sent may land, run it again to see", file=sys.stderr)
-        return UNKNOWN
+        complain(options, "interrupted; what was sent may land, run it again to see")
+        return AGAIN
     except ChainError as error:
-        print(f"machpay-gateway: the chain could not be asked: {error}", file=sys.stderr)
-        return UNKNOWN
+        complain(options, f"the chain could not be asked: {error}")
+        return AGAIN
 
 
 async def _claim(settings: Settings, options: argparse.Namespace, proofs: Sequence[Proof]) -> int:
@@ -125,11 +125,11 @@ async def _claim(settings: Settings, options: argparse.Namespace, proofs: Sequen
         "channels": [_row(settings, outcome) for outcome in outcomes],
         "error": poor,
     }
-    _say(options, result, _table(outcomes, acted=not (options.dry_run or poor)))
+    say(options, result, _table(outcomes, acted=not (options.dry_run or poor)))
     if poor:
-        print(f"machpay-gateway: {poor}", file=sys.stderr)
+        complain(options, poor)
     if any(outcome.unknown for outcome in outcomes):
-        return UNKNOWN
+        return AGAIN
     return REFUSED if poor or any(outcome.failure for outcome in outcomes) else OK
 
 
@@ -149,7 +149,7 @@ async def _parties(chain: ChainClient, settings: Settings, options: argparse.Nam
     if vendor is None:
         raise ConfigError(f"vendor {account.vendor} is not registered on this network")
     claimant = _claimant(settings, options, account)
-    payer = _key(options.fee_payer) if options.fee_payer else claimant or settings.key
+    payer = load_key(options.fee_payer, "--fee-payer") if options.fee_payer else claimant or settings.key
     return Parties(
         network=settings.network,
         gateway=settings.key.public,
@@ -162,7 +162,7 @@ async def _parties(chain: ChainClient, settings: Settings, options: argparse.Nam
 
 def _claimant(settings: Settings, options: argparse.Namespace, account: GatewayAccount) -> SigningKey | None:
     if options.vendor_keypair:
-        key = _key(options.vendor_keypair)
+        key = load_key(options.vendor_keypair, "--vendor-keypair")
         if key.public != account.vendor:
             raise ConfigError(f"{options.vendor_keypair} is {key.pubkey}, the vendor is {account.vendor}")
         return key
@@ -257,10 +257,6 @@ def _words(outcome: Outcome, *, acted: bool) -> str:
     return "; ".join([*parts, last] if last else parts)
 
 
-def _say(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    print(json.dumps(result) if options.as_json else text)
-
-
 def _progress(what: str, total: int) -> Callable[[int], None]:
     """A line on stderr now and then, for logs of many channels."""
 
@@ -272,22 +268,6 @@ def _progress(what: str, total: int) -> Callable[[int], None]:
 
 
 # ---- arguments
-
-
-def _key(path: str) -> SigningKey:
-    try:
-        return SigningKey.load(Path(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (MalformedError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} holds no key: {error}") from error
-
-
-def _pubkey(text: str) -> Pubkey:
-    try:
-        return parse_pubkey(text, "an agent")
-    except MalformedError as error:
-        raise argparse.ArgumentTypeError(error.detail) from error
 
 
 def _positive(text: str) -> int:

@@ -8,15 +8,11 @@ from solders.pubkey import Pubkey
 
 from machpay.chain.accounts import AgentAccount
 from machpay.chain.client import ChainClient
-from machpay_gateway.book import Book
 from machpay_gateway.claim.plan import Position, Proof
-from machpay_gateway.errors import LogError
-from machpay_gateway.log.records import Identity
-from machpay_gateway.log.segments import recover
 from machpay_gateway.settings import Settings
+from machpay_gateway.transfer.reading import replay
 
 READS_AT_ONCE: Final = 8
-_ATTEMPTS: Final = 5
 
 
 def read_log(settings: Settings) -> dict[Pubkey, Proof]:
@@ -24,31 +20,12 @@ def read_log(settings: Settings) -> dict[Pubkey, Proof]:
 
     Raises `LogError` and its kinds.
     """
-    folder = settings.data_dir / "log"
-    if not folder.is_dir():
-        raise LogError(f"there is no log in {folder}: is gateway.data_dir the folder the gateway ran with?")
-    book = Book(settings.network, settings.key.public)
-    _replay(settings, book)
+    book = replay(settings)
     return {
         # A snapshot's totals leave out charges that a restart would make void.
         totals.agent: Proof(totals.agent, book.channels[totals.agent].voucher, totals.served)
         for totals in book.totals([])
     }
-
-
-def _replay(settings: Settings, book: Book) -> None:
-    folder, network = settings.data_dir / "log", settings.network
-    identity = Identity(settings.key.public, network.program_id, network.mint, bytes(network.domain))
-    for _ in range(_ATTEMPTS):
-        try:
-            recover(folder, identity, book.apply, repair=False)
-        except FileNotFoundError:
-            # A running gateway removed a segment that was delivered; the next one starts with a snapshot.
-            continue
-        except OSError as error:
-            raise LogError(f"cannot read the log in {folder}: {error}") from error
-        return
-    raise LogError(f"{folder} changes faster than it can be read; stop the gateway first")
 
 
 async def read_positions(

@@ -1,0 +1,39 @@
+"""`machpay-gateway run`: serve until told to stop."""
+
+import argparse
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from machpay_gateway.commands.base import OK, Commands, add_command, port_argument
+from machpay_gateway.server import run
+from machpay_gateway.settings import Settings, load_settings
+
+_ABOUT: Final = """\
+Serve until SIGTERM or SIGINT; what is in flight is finished first, a second
+signal does not wait for clients. At start it looks at relayer and receiver and
+logs what it found; it serves also while they are away. When it is ready it
+writes data_dir/endpoint.json with its address. Log lines are JSON on stderr,
+from LOG_LEVEL (INFO) up.
+"""
+
+
+def add_run_command(commands: "Commands[argparse.ArgumentParser]") -> None:
+    """Add `run` to the parser."""
+    command = add_command(commands, "run", run_gateway, help="serve until SIGTERM", about=_ABOUT)
+    command.add_argument("--host", help="listen here instead of gateway.host")
+    command.add_argument(
+        "--port", type=port_argument, help="listen here instead of gateway.port; 0 picks a free port"
+    )
+
+
+def run_gateway(options: argparse.Namespace) -> int:
+    """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
+    run(_with_address(load_settings(options.config), options.host, options.port))
+    return OK
+
+
+def _with_address(settings: Settings, host: str | None, port: int | None) -> Settings:
+    changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    return replace(settings, gateway=msgspec.structs.replace(settings.gateway, **changes))
