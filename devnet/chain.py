@@ -11,6 +11,7 @@ from devnet.keys import KeyStore
 from devnet.offers import OFFERS, Offer
 from machpay.chain import instructions, tokens
 from machpay.chain.client import ChainClient
+from machpay.chain.hosting import register_hosted_gateway
 from machpay.chain.network import Network
 from machpay.chain.setup import ensure_bond
 
@@ -24,6 +25,23 @@ def bootstrap_chain(
 ) -> None:
     """Bring the chain to the state the demo needs; what is there already is left alone."""
     asyncio.run(_bootstrap(rpc_url, network, keys, agents, bond_atomic))
+
+
+def host_gateways(*, rpc_url: str, network: Network, keys: KeyStore, facilitator_url: str) -> dict[str, str]:
+    """Register the gateways that the facilitator hosts for the demo's vendors; returns vendor -> gateway."""
+    return asyncio.run(_host_gateways(rpc_url, network, keys, facilitator_url))
+
+
+async def _host_gateways(
+    rpc_url: str, network: Network, keys: KeyStore, facilitator_url: str
+) -> dict[str, str]:
+    vendors = [keys.get(f"vendor-{offer.vendor}") for offer in OFFERS]
+    async with ChainClient(rpc_url, network) as chain:
+        await asyncio.gather(*(_fund_sol(chain, vendor.public) for vendor in vendors))
+        gateways = [
+            await register_hosted_gateway(chain, network, facilitator_url, vendor) for vendor in vendors
+        ]
+    return {vendor.pubkey: str(gateway) for vendor, gateway in zip(vendors, gateways, strict=True)}
 
 
 async def _bootstrap(

@@ -31,6 +31,12 @@ def describe(network: LocalNetwork) -> dict[str, Any]:
         "mint": str(chain.mint),
         "domain": str(chain.domain),
         "gateways": [_gateway(network, offer) for offer in OFFERS],
+        "facilitator": {
+            "url": network.url("relayer") + "/facilitator",
+            "vendors": [
+                {"vendor": vendor, "gateway": gateway} for vendor, gateway in network.hosted_gateways.items()
+            ],
+        },
         "agents": [
             {"agent": network.keys.get(name).pubkey, "keypair_file": str(network.keys.path(name))}
             for name in network.agent_names

@@ -18,7 +18,7 @@ import psycopg
 import redis
 from solders.hash import Hash
 
-from devnet.chain import bootstrap_chain
+from devnet.chain import bootstrap_chain, host_gateways
 from devnet.keys import KeyStore
 from devnet.offers import OFFERS, Offer
 from devnet.processes import ManagedProcess, ProcessFailed
@@ -49,6 +49,7 @@ class Options:
     bond_atomic: int = 1_000_000_000
     settle_interval_s: float = 3.0
     chain_poll_interval_s: float = 0.5
+    batch_interval_s: float = 10.0
     slot_ms: int = 200
     finalized_lag: int = 4
     fixed_ports: dict[str, int] = field(default_factory=dict)
@@ -75,6 +76,8 @@ class LocalNetwork:
         self.processes: dict[str, ManagedProcess] = {}
         self._commands: list[subprocess.Popen[bytes]] = []
         self.network: Network | None = None
+        self.hosted_gateways: dict[str, str] = {}
+        """Vendor -> the gateway that the facilitator hosts for it; filled by `start`."""
         self._report = report
         self._reserved: dict[str, socket.socket] = {}
         self._ports = self._choose_ports()
@@ -120,10 +123,13 @@ class LocalNetwork:
             "USDC_MINT": self.keys.get("mint").pubkey,
             "ADMIN_KEYPAIR": str(self.keys.path("admin")),
             "RELAYER_KEYPAIR": str(self.keys.path("relayer")),
+            "FACILITATOR_KEYPAIR": str(self.keys.path("facilitator")),
             "MINT_AUTHORITY_KEYPAIR": str(self.keys.path("mint-authority")),
             "SETTLE_INTERVAL_S": str(self.options.settle_interval_s),
             "SETTLE_MINIMUM_ATOMIC": "1",
             "CHAIN_POLL_INTERVAL_S": str(self.options.chain_poll_interval_s),
+            "BATCH_INTERVAL_S": str(self.options.batch_interval_s),
+            "BATCH_ARCHIVE_DIR": str(self.data_dir / "batches"),
             "CELERY_BEAT_SCHEDULE_FILENAME": str(self.data_dir / "celerybeat-schedule"),
             "LOG_LEVEL": self._environ.get("LOG_LEVEL", "INFO"),
         }
@@ -171,6 +177,12 @@ class LocalNetwork:
         self._report("starting the gateways")
         for offer in OFFERS:
             self.start_gateway(offer)
+        self.hosted_gateways = host_gateways(
+            rpc_url=self.url("chain"),
+            network=self.network,
+            keys=self.keys,
+            facilitator_url=self.url("relayer") + "/facilitator",
+        )
         for offer in OFFERS:
             self.processes[offer.gateway].wait_healthy()
 

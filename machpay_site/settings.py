@@ -106,6 +106,7 @@ MACHPAY_PROGRAM_ID = env.text("MACHPAY_PROGRAM_ID", default="")
 USDC_MINT = env.text("USDC_MINT", default="")
 ADMIN_KEYPAIR = env.text("ADMIN_KEYPAIR", default="")
 RELAYER_KEYPAIR = env.text("RELAYER_KEYPAIR", default="")
+FACILITATOR_KEYPAIR = env.text("FACILITATOR_KEYPAIR", default="")  # set: the relayer runs the facilitator
 MINT_AUTHORITY_KEYPAIR = env.text(
     "MINT_AUTHORITY_KEYPAIR", default=""
 )  # the demo's test USDC; never set in production
@@ -116,7 +117,17 @@ SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 PRIORITY_PRICE_MAX = env.integer("PRIORITY_PRICE_MAX", default=100_000, minimum=0)
 LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, minimum=1)
+BATCH_INTERVAL_S = env.number("BATCH_INTERVAL_S", default=3600.0)
+BATCH_LEAVES_MAX = env.integer("BATCH_LEAVES_MAX", default=1_000_000, minimum=1)
+BATCH_ARCHIVE_DIR = env.text("BATCH_ARCHIVE_DIR", default=str(BASE_DIR / "var" / "batches"))
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
+
+# --- Leases -----------------------------------------------------------------------------------------------------------
+LEASE_LIFE_S = env.number("LEASE_LIFE_S", default=60.0)
+LEASE_GRACE_S = env.number("LEASE_GRACE_S", default=30.0)
+LEASE_INTENTS = env.integer("LEASE_INTENTS", default=1_000, minimum=1)
+LEASE_SHARE_PERCENT = env.integer("LEASE_SHARE_PERCENT", default=25, minimum=1)
+SETTLE_TARGET_S = env.number("SETTLE_TARGET_S", default=300.0)  # what urgent settlements may take at most
 
 # --- Telemetry --------------------------------------------------------------------------------------------------------
 RECEIVER_BUFFER_ROWS = env.integer("RECEIVER_BUFFER_ROWS", default=20_000, minimum=1)

@@ -14,12 +14,13 @@ from apps.core import asgi
 from apps.core.errors import DomainError
 from apps.core.redis import async_redis
 from apps.payments.errors import ChainUnavailable, NotYours, UnknownGateway
+from apps.payments.facilitator.app import Facilitator
 from apps.payments.relayer import metrics
 from apps.payments.relayer.auth import authenticate
 from apps.payments.relayer.directory import Directory
 from apps.payments.relayer.threads import DatabaseUnavailable, Threads
 from apps.payments.selectors.liability import liability_answer, no_bond
-from apps.payments.services.gateways import Heartbeat, record_heartbeat
+from apps.payments.services.gateways import Heartbeat, LogPosition, record_heartbeat
 from apps.payments.services.intake import record_batch
 from apps.payments.verification import Refused, Verified, check_items
 from machpay.chain.network import Network
@@ -74,10 +75,13 @@ class Busy(DomainError):
 class Relayer:
     """Routes requests. `network` is what every channel is derived from."""
 
-    def __init__(self, *, network: Network, directory: Directory, threads: Threads) -> None:
+    def __init__(
+        self, *, network: Network, directory: Directory, threads: Threads, facilitator: Facilitator | None
+    ) -> None:
         self._network = network
         self._directory = directory
         self._threads = threads
+        self._facilitator = facilitator
         self._in_flight = 0
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -91,6 +95,10 @@ class Relayer:
             await self._only("GET", self._liability, scope, receive, send)
         elif path == "/network":
             await self._only("GET", self._describe, scope, receive, send)
+        elif path.startswith("/facilitator/"):
+            if self._facilitator is None:
+                raise asgi.NotFound("this relayer runs no facilitator: FACILITATOR_KEYPAIR is not set")
+            await self._facilitator(path.removeprefix("/facilitator"), scope, receive, send)
         elif path == "/health":
             await self._health(send)
         elif path == "/metrics":
@@ -157,6 +165,7 @@ class Relayer:
             vendor=vendor,
             items=[item for item in checked if isinstance(item, Verified)],
             vouchers=_vouchers(batch.vouchers),
+            position=_position(batch, checked),
         )
         recorded = iter(stored)
         return [
@@ -290,6 +299,15 @@ class Relayer:
 
 
 _STATUSES: Final = ("accepted", "rejected", "duplicate")
+
+
+def _position(batch: SettlementBatch, checked: Sequence[Verified | Refused]) -> LogPosition | None:
+    """The part of the gateway's log that this batch ends, unless some of it has to come again."""
+    if not 0 < batch.seq_to <= I64_MAX:
+        return None
+    if any(isinstance(item, Refused) and item.retry for item in checked):
+        return None
+    return LogPosition(batch.seq_from, batch.seq_to)
 
 
 def _must_be(signer: RequestSigner, gateway_id: str) -> None:

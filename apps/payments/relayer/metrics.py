@@ -13,3 +13,6 @@ BATCH_SECONDS: Final = Histogram(
 )
 IN_FLIGHT: Final = Gauge("machpay_relayer_batches_in_flight", "Batches being checked or stored.")
 LOOK_UPS: Final = Counter("machpay_relayer_chain_lookups_total", "Look-ups on the chain.", ["kind", "result"])
+FACILITATED: Final = Counter(
+    "machpay_facilitator_requests_total", "Payments that stock servers forwarded.", ["step", "result"]
+)

@@ -19,6 +19,8 @@ from solders.pubkey import Pubkey
 
 from apps.core import partitions
 from apps.core.redis import async_redis
+from apps.payments.facilitator.app import Facilitator
+from apps.payments.facilitator.keys import HostedKeys
 from apps.payments.models import INTENT_PARTITIONS
 from apps.payments.relayer.app import Relayer
 from apps.payments.relayer.directory import Directory
@@ -27,6 +29,7 @@ from apps.payments.services import network as binding
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
 from machpay.chain.network import Network
+from machpay.protocol.errors import MalformedError
 
 _RPC_TIMEOUT_S: Final = 5.0
 _FIRST_START_WAIT_S: Final = 30.0
@@ -63,7 +66,13 @@ async def started_relayer() -> AsyncIterator[Relayer]:
         directory = Directory(chain, threads)
         stack.push_async_callback(directory.close)
         log.info("relayer_started", network=chain.network.caip2, program_id=str(program_id))
-        yield Relayer(network=chain.network, directory=directory, threads=threads)
+        keys = _hosted_keys()
+        facilitator = (
+            None
+            if keys is None
+            else Facilitator(network=chain.network, keys=keys, directory=directory, threads=threads)
+        )
+        yield Relayer(network=chain.network, directory=directory, threads=threads, facilitator=facilitator)
 
 
 async def _first_genesis(chain: ChainClient) -> Hash:
@@ -97,6 +106,16 @@ async def _check_genesis(chain: ChainClient, bound: Network) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _hosted_keys() -> HostedKeys | None:
+    """The facilitator's keys; None if this relayer runs none."""
+    if not settings.FACILITATOR_KEYPAIR:
+        return None
+    try:
+        return HostedKeys.load(settings.FACILITATOR_KEYPAIR)
+    except (OSError, MalformedError) as error:
+        raise ImproperlyConfigured(f"FACILITATOR_KEYPAIR: {error}") from error
 
 
 def _address(setting: str) -> Pubkey:

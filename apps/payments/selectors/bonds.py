@@ -8,6 +8,11 @@ from django.db.models.functions import Greatest, Least
 from apps.payments.models import AgentMirror, SettlementItem
 
 
+def has_bond(agent: str) -> bool:
+    """Whether the mirror knows of a bond of this agent that is not empty."""
+    return AgentMirror.objects.filter(agent=agent, bond_atomic__gt=0).exists()
+
+
 def payable_bonds(agents: Iterable[str]) -> dict[str, int]:
     """Per agent its finalised bond, or what is forfeited of it, less what settlements under way are going
     to take.
