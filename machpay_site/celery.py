@@ -33,6 +33,7 @@ def _schedule() -> dict[str, dict[str, object]]:
         "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
         "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
         "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
+        "commit-batch": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.commit_batch"),
         "reconcile": {
             "task": "settlement.reconcile",
             "schedule": crontab(hour="3", minute="10"),

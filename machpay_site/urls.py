@@ -11,5 +11,6 @@ urlpatterns = [
         SpectacularAPIView.as_view(permission_classes=[], authentication_classes=[]),
         name="schema",
     ),
+    path("v1/", include("apps.payments.urls")),
     path("", include("apps.console.urls")),
 ]

@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError
 
 from apps.core.errors import DomainError
 from apps.settlement import chain
+from apps.settlement.services.anchor import commit_batch
 from apps.settlement.services.follow import follow
 from apps.settlement.services.reconcile import reconcile
 from apps.settlement.services.settle import settle
@@ -33,6 +34,12 @@ def settle_channels() -> None:
 def follow_transactions() -> None:
     """Find out what became of the transactions that are under way."""
     _run("settlement.follow", follow)
+
+
+@shared_task(name="settlement.commit_batch")  # type: ignore[untyped-decorator, unused-ignore]
+def anchor_payments() -> None:
+    """Commit the Merkle root over payments that are in no batch yet, when it is time."""
+    _run("settlement.commit_batch", commit_batch)
 
 
 @shared_task(name="settlement.sync_chain")  # type: ignore[untyped-decorator, unused-ignore]

@@ -37,6 +37,7 @@ from solders.transaction_status import TransactionStatus as RpcStatus
 from machpay.chain.accounts import (
     GLOBAL_BOND_LENGTH,
     AgentAccount,
+    Batch,
     Channel,
     GatewayAccount,
     GlobalBond,
@@ -84,7 +85,7 @@ _NAMES: Final[dict[str, Commitment]] = {
 }
 
 T = TypeVar("T")
-A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channel)
+A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channel, Batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,9 @@ class ChainClient:
         self, agent: Pubkey, gateway: Pubkey, commitment: Commitment = "confirmed"
     ) -> Channel | None:
         return await self._decoded(Channel, self._network.channel(agent, gateway), commitment)
+
+    async def batch(self, sequence: int, commitment: Commitment = "confirmed") -> Batch | None:
+        return await self._decoded(Batch, self._network.batch(sequence), commitment)
 
     async def program_accounts(self, commitment: Commitment = "finalized") -> Snapshot:
         """Everything of this network in one call, so that all of it is from one slot.

@@ -1,0 +1,1 @@
+"""The REST views of the payments app. Hot paths are not here: those are the relayer's."""
