@@ -15,7 +15,6 @@ from machpay_gateway.commands.register import add_register_command
 from machpay_gateway.commands.run import add_run_command
 from machpay_gateway.commands.transfer import add_transfer_commands
 from machpay_gateway.errors import ConfigError, LogError, Refused
-from machpay_gateway.logs import configure_logging
 
 _ABOUT: Final = """\
 Put a price on an HTTP API: a reverse proxy that is paid per request (x402).
@@ -26,7 +25,6 @@ A new gateway: init, register, check, run.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parser().parse_args(arguments)
-    configure_logging()
     try:
         code: int = options.run(options)
     except KeyboardInterrupt:

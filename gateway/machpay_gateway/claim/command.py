@@ -25,7 +25,6 @@ from machpay_gateway.commands.base import (
     complain,
     load_key,
     pubkey_argument,
-    quiet_libraries,
     say,
 )
 from machpay_gateway.errors import ConfigError
@@ -84,7 +83,6 @@ def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_claim_command(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    quiet_libraries()
     settings = load_settings(options.config)
     proofs = _chosen(read_log(settings), options.agent)
     if not any(proof.voucher for proof in proofs) and not options.agent:

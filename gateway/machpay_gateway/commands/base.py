@@ -6,7 +6,6 @@ Results go to stdout, everything else to stderr. With `--json` a result is one J
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +80,6 @@ def complain(options: argparse.Namespace, error: object, kind: str = "") -> None
         print(json.dumps({"error": kind or type(error).__name__, "detail": str(error)}), file=sys.stderr)
     else:
         print(f"machpay-gateway: {error}", file=sys.stderr)
-
-
-def quiet_libraries() -> None:
-    """Every RPC call would be a line on stderr."""
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def load_key(path: str | Path, what: str) -> SigningKey:

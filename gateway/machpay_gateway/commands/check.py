@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from machpay_gateway.check import check
-from machpay_gateway.commands.base import AGAIN, OK, Commands, add_command, quiet_libraries, say
+from machpay_gateway.commands.base import AGAIN, OK, Commands, add_command, say
 from machpay_gateway.settings import load_settings
 
 _ABOUT: Final = """\
@@ -29,7 +29,6 @@ def add_check_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`."""
-    quiet_libraries()
     settings = load_settings(options.config)
     key_file = Path(options.config).resolve().parent / settings.gateway.keypair_file
     findings = asyncio.run(check(settings, key_file=key_file, local=options.local))

@@ -23,7 +23,6 @@ from machpay_gateway.commands.base import (
     load_key,
     port_argument,
     pubkey_argument,
-    quiet_libraries,
     say,
 )
 from machpay_gateway.errors import ConfigError
@@ -142,7 +141,6 @@ def add_init_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_init(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `Refused`, `OSError`."""
-    quiet_libraries()
     config = Path(options.config)
     if not options.dry_run:
         refuse_to_overwrite(config, force=options.force)
@@ -286,7 +284,7 @@ def _routes(options: argparse.Namespace) -> list[OfferedRoute]:
 
 def _next(config: Path, vendor_file: str | None) -> list[str]:
     at = f"--config {shlex.quote(str(config))}"
-    vendor = shlex.quote(vendor_file) if vendor_file else "<the vendor's key file>"
+    vendor = shlex.quote(vendor_file) if vendor_file else "VENDOR-KEY-FILE"
     return [
         f"machpay-gateway register {at} --vendor-keypair {vendor}",
         f"machpay-gateway check {at}",

@@ -22,7 +22,6 @@ from machpay_gateway.commands.base import (
     count_argument,
     load_key,
     pubkey_argument,
-    quiet_libraries,
     say,
 )
 from machpay_gateway.errors import ConfigError, Refused
@@ -81,7 +80,6 @@ def add_register_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_register(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `Refused`."""
-    quiet_libraries()
     settings = load_settings(options.config)
     try:
         return asyncio.run(_register(settings, options))

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from machpay_gateway.commands.base import OK, Commands, add_command, port_argument
+from machpay_gateway.logs import configure_logging
 from machpay_gateway.server import run
 from machpay_gateway.settings import Settings, load_settings
 
@@ -30,7 +31,9 @@ def add_run_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_gateway(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    run(_with_address(load_settings(options.config), options.host, options.port))
+    settings = load_settings(options.config)
+    configure_logging()
+    run(_with_address(settings, options.host, options.port))
     return OK
 
 
