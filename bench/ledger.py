@@ -159,6 +159,8 @@ class Bench:
     def _bare(self, _writer: int, size: int) -> Callable[[], None]:
         from django.db import connection, transaction
 
+        from apps.core.arrays import binaries, integers, texts
+
         moves = self._among(0, size)
         first = next(self._versions) * size * 2
         headers = [(first + n, move.key, move.kind, move.input_hash, 2) for n, move in enumerate(moves)]
@@ -167,7 +169,9 @@ class Bench:
             for n in range(size)
             for side in (0, 1)
         ]
-        columns = [list(column) for rows in (headers, entries) for column in zip(*rows, strict=True)]
+        forms: list[Callable[..., str]] = [integers, texts, texts, binaries, integers, *[integers] * 7]
+        rows = [*zip(*headers, strict=True), *zip(*entries, strict=True)]
+        columns = [form(column) for form, column in zip(forms, rows, strict=True)]
 
         def insert() -> None:
             with transaction.atomic(), connection.cursor() as cursor:

@@ -105,7 +105,7 @@ def owed(vendor: str, gateway: str, currency: str) -> AccountRef:
 
 
 def uncollected(vendor: str, gateway: str, currency: str) -> AccountRef:
-    """What the vendor earned through the gateway from agents whose bonds did not cover it, and has not been paid since."""
+    """What the vendor earned through the gateway from agents whose bonds did not cover it, and was not paid since."""
     return AccountRef(AccountKind.UNCOLLECTED, vendor, gateway, currency)
 
 

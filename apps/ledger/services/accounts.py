@@ -4,14 +4,15 @@ Accounts are created in the order of their names and locked in id order, which e
 account for a debit takes all its shards, for a credit only the connection's own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.db.transaction import TransactionManagementError
 
+from apps.core.arrays import integers, texts
 from apps.ledger.chart import MAY_BE_NEGATIVE, SHARDED, SHARDS
 from apps.ledger.errors import InsufficientFunds
 from apps.ledger.types import AccountRef
@@ -103,9 +104,15 @@ def lock_accounts(cursor: CursorWrapper, wanted: Mapping[AccountRef, tuple[bool,
         lock.append((*ref, 0, SHARDS - 1) if debited else (*ref, own, own))
     # Creating comes before any lock and in the order of the names: callers that create the same accounts wait
     # for each other while they hold nothing else that another could want.
-    cursor.execute(_CREATE, [list(column) for column in zip(*create, strict=True)])
-    cursor.execute(_LOCK, [list(column) for column in zip(*lock, strict=True)])
+    cursor.execute(_CREATE, _columns(create))
+    cursor.execute(_LOCK, _columns(lock))
     return _arranged(cursor.fetchall(), own)
+
+
+def _columns(rows: Sequence[tuple[str | int, ...]]) -> list[str]:
+    """Five columns of text, then numbers."""
+    columns: list[tuple[Any, ...]] = list(zip(*rows, strict=True))
+    return [*(texts(column) for column in columns[:5]), *(integers(column) for column in columns[5:])]
 
 
 def _own_shard(cursor: CursorWrapper) -> int:

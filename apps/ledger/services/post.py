@@ -5,7 +5,7 @@ compute the running balances, and write balances, transfers and entries with one
 database checks all of it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,13 +13,14 @@ from django.db import IntegrityError, connection
 from django.db.backends.utils import CursorWrapper
 from psycopg import errors as pg
 
+from apps.core.arrays import binaries, integers, texts
 from apps.ledger.chart import TransferKind
 from apps.ledger.errors import HoldResolved, IdempotencyConflict, InvalidTransfer
 from apps.ledger.services.accounts import Accounts, Balance, lock_accounts, require_transaction
 from apps.ledger.services.open_holds import OpenHold, open_holds
 from apps.ledger.types import AccountRef, Leg, Posted, Transfer
 
-_STORED: Final = "SELECT id, key, input_hash FROM ledger_transfer WHERE key = ANY(%s)"
+_STORED: Final = "SELECT id, key, input_hash FROM ledger_transfer WHERE key = ANY(%s::text[])"
 _WRITE: Final = """
 WITH moved AS (
     UPDATE ledger_account a SET balance_atomic = n.balance, held_atomic = n.held, version = n.version
@@ -68,7 +69,7 @@ def post(transfers: Sequence[Transfer]) -> list[Posted]:
         return []
     with connection.cursor() as cursor:
         accounts = lock_accounts(cursor, _sides(transfers))
-        cursor.execute(_STORED, [list(wanted)])
+        cursor.execute(_STORED, [texts(wanted)])
         stored: dict[str, Posted] = {}
         for id_, key, input_hash in cursor.fetchall():
             if bytes(input_hash) != wanted[key].hash:
@@ -108,12 +109,9 @@ def _distinct(transfers: Sequence[Transfer]) -> dict[str, _Checked]:
 
 def _sides(transfers: Sequence[Transfer]) -> Mapping[AccountRef, tuple[bool, bool]]:
     """Which accounts are credited, and which are debited."""
-    sides: dict[AccountRef, tuple[bool, bool]] = {}
-    for transfer in transfers:
-        for account, amount in ((leg.account, leg.amount_atomic) for leg in transfer.legs):
-            credited, debited = sides.get(account, (False, False))
-            sides[account] = (credited or amount > 0, debited or amount < 0)
-    return sides
+    credited = {leg.account for transfer in transfers for leg in transfer.legs if leg.amount_atomic > 0}
+    debited = {leg.account for transfer in transfers for leg in transfer.legs if leg.amount_atomic < 0}
+    return {account: (account in credited, account in debited) for account in credited | debited}
 
 
 @dataclass(slots=True)
@@ -182,11 +180,17 @@ def fold(rows: Rows, main: Balance, others: Sequence[Balance]) -> None:
 
 def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, Posted]:
     """The one statement. Raises `IdempotencyConflict` if somebody else has stored one of the keys meanwhile."""
-    moved = [(row.id, row.balance, row.held, row.version) for row in rows.touched.values()]
-    tables: list[Sequence[tuple[Any, ...]]] = [moved, rows.headers, rows.entries]
+    touched = rows.touched.values()
+    columns = [
+        integers([row.id for row in touched]),
+        integers([row.balance for row in touched]),
+        integers([row.held for row in touched]),
+        integers([row.version for row in touched]),
+        *_columns(rows.headers, texts, texts, binaries, integers),
+        *_columns(rows.entries, texts, integers, integers, integers, integers),
+    ]
     if rows.resolved:
-        tables.append(rows.resolved)
-    columns = [list(column) for table in tables for column in zip(*table, strict=True)]
+        columns += _columns(rows.resolved, integers, integers, texts)
     try:
         cursor.execute(_WRITE_RESOLVING if rows.resolved else _WRITE_PLAIN, columns)
     except IntegrityError as error:
@@ -197,3 +201,7 @@ def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, Posted]:
             ) from error
         raise
     return {key: Posted(id_, key, replayed=False) for id_, key in cursor.fetchall()}
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], *forms: Callable[[Iterable[Any]], str]) -> list[str]:
+    return [form(column) for form, column in zip(forms, zip(*rows, strict=True), strict=True)]
