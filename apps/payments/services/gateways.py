@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from django.db.models import Q
+from django.db.models import F, Q
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from apps.payments.models import Gateway
@@ -27,6 +28,24 @@ class Heartbeat:
     stats: dict[str, Any]
     url: str
     log_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """A part of a gateway's log, both ends included; the first payment of a log is number 1."""
+
+    seq_from: int
+    seq_to: int
+
+
+def note_delivered(gateway: str, position: LogPosition) -> None:
+    """Everything in this part of the gateway's log is stored, or refused for good; part of the caller's
+    transaction. Logs are delivered in order, so everything before it is too. A gateway that lost its log counts
+    from 1 again."""
+    through: Any = position.seq_to
+    if position.seq_from > 1:
+        through = Greatest(F("delivered_seq"), position.seq_to)
+    Gateway.objects.filter(pubkey=gateway).update(delivered_seq=through)
 
 
 def remember(accounts: Iterable[GatewayAccount]) -> None:

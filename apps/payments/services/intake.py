@@ -8,7 +8,7 @@ number of items.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -22,6 +22,8 @@ from apps.ledger.services import post
 from apps.ledger.types import Transfer
 from apps.payments.locks import lock_agents, lock_channels
 from apps.payments.models import Channel, Equivocation, PaymentIntent
+from apps.payments.services import gateways
+from apps.payments.services.gateways import LogPosition
 from apps.payments.verification import Verified
 from machpay.protocol.encoding import to_b64
 from machpay.protocol.errors import RefusalCode
@@ -40,12 +42,19 @@ class _Nonce(NamedTuple):
 
 
 def record_batch(
-    *, mint: str, gateway: str, vendor: str, items: Sequence[Verified], vouchers: Sequence[Voucher]
+    *,
+    mint: str,
+    gateway: str,
+    vendor: str,
+    items: Sequence[Verified],
+    vouchers: Sequence[Voucher],
+    position: LogPosition | None = None,
 ) -> list[ItemResult]:
     """Store `items` that `gateway` (registered, serving `vendor`) delivered, and credit the vendor for what was
     charged.
 
     `vouchers` raise the highest voucher of channels that are known and whose agent signed them; others are ignored.
+    `position` is given when with these items all of that part of the gateway's log was delivered.
     Returns one result per item, in order, once everything has committed. Safe to repeat and to run concurrently.
     """
     agents = {str(item.payment.intent.channel): str(item.payment.agent) for item in items}
@@ -59,6 +68,8 @@ def record_batch(
         for voucher in valid:
             batch.raise_highest(channels[str(voucher.channel)], voucher)
         batch.write()
+        if position is not None:
+            gateways.note_delivered(gateway, position)
     return results
 
 
@@ -169,6 +180,13 @@ WHERE c.address = n.address
 """
 
 
+_COUNT_DAYS: Final = """
+INSERT INTO payments_agent_day (agent, day, charged_atomic)
+SELECT * FROM unnest(%s::text[], %s::date[], %s::numeric[])
+ON CONFLICT (agent, day) DO UPDATE SET charged_atomic = payments_agent_day.charged_atomic + excluded.charged_atomic
+"""
+
+
 class _Batch:
     """One batch while its items are applied to locked channels, in order."""
 
@@ -182,6 +200,7 @@ class _Batch:
         self._rows: list[tuple[Any, ...]] = []
         self._equivocations: list[tuple[Verified, _Nonce, str]] = []
         self._touched: dict[str, int] = {}
+        self._days: dict[tuple[str, date], int] = {}
 
     def add(self, item: Verified) -> ItemResult:
         """Decide what the item is and, if it is new, apply it."""
@@ -217,6 +236,8 @@ class _Batch:
         if payment.charged:
             channel.charged_total_atomic += payment.charged
             channel.charged_count += 1
+            day = (channel.agent_id, item.nonce_time.date())
+            self._days[day] = self._days.get(day, 0) + payment.charged
             # A claim may have been paid ahead of these charges: only what it did not cover is credited now.
             channel.credited_atomic = max(channel.credited_atomic, channel.charged_total_atomic)
         else:
@@ -267,6 +288,9 @@ class _Batch:
             if self._touched:
                 columns = [list(column) for column in zip(*self._channel_rows(), strict=True)]
                 cursor.execute(_UPDATE_CHANNELS, columns)
+            if self._days:
+                days = [(agent, day, amount) for (agent, day), amount in self._days.items()]
+                cursor.execute(_COUNT_DAYS, [list(column) for column in zip(*days, strict=True)])
         Equivocation.objects.bulk_create(
             [_evidence(*found) for found in self._equivocations], ignore_conflicts=True
         )
