@@ -171,6 +171,7 @@ class MachPayClient:
         content: bytes | str | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
+        payment_id: str | None = None,
     ) -> PaidResponse:
         """Call `url` and pay for it if it asks for payment."""
         return self._loop.run(
@@ -183,6 +184,7 @@ class MachPayClient:
                 content=content,
                 max_price_atomic=max_price_atomic,
                 retries=retries,
+                payment_id=payment_id,
             )
         )
 
@@ -198,6 +200,7 @@ class MachPayClient:
         content: bytes | str | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
+        payment_id: str | None = None,
     ) -> Iterator[StreamedResponse]:
         """`pay_and_call` whose answer is read piece by piece: `for piece in response.iter_bytes()`."""
         opened = self._client.stream(
@@ -209,6 +212,7 @@ class MachPayClient:
             content=content,
             max_price_atomic=max_price_atomic,
             retries=retries,
+            payment_id=payment_id,
         )
         response = self._loop.run(_enter(opened))
         try:

@@ -193,7 +193,7 @@ FORGERIES = {
         GATEWAY
     ),
     "a total below the charge": lambda receipt: replace(receipt, served_total=PRICE - 1).sign(GATEWAY),
-    "another status": lambda receipt: replace(receipt, http_status=201).sign(GATEWAY),
+    "another status": lambda receipt: replace(receipt, http_status=301).sign(GATEWAY),
 }
 
 

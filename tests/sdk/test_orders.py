@@ -5,9 +5,19 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from machpay.client.orders import Order, check_receipt, place, read_receipt, read_refusal
-from machpay.client.terms import Call
+from machpay.client.orders import (
+    REPEATED_HEADER,
+    Order,
+    Outcome,
+    check_receipt,
+    check_status,
+    place,
+    read_outcome,
+    read_refusal,
+)
+from machpay.client.terms import Call, Challenge
 from machpay.protocol.errors import MalformedError
+from machpay.protocol.identifiers import DECLARATION, EXTENSION, read_identifier
 from machpay.protocol.nonces import MAX_LIFETIME_S, lifetime_is_allowed, nonce_unix_ms
 from machpay.protocol.offers import Offer
 from machpay.protocol.receipts import SignedReceipt
@@ -28,6 +38,7 @@ from machpay.protocol.x402 import (
 )
 from tests.sdk.model import AGENT, GATEWAY, NETWORK, NOW, STRANGER, a_receipt, a_voucher, an_agent
 
+IDENTIFIER = "pay_0123456789abcdef"
 CALL = Call("http://h/a", "http://h:80", "GET", b"/a", b"")
 OFFER = Offer(
     network=NETWORK.caip2,
@@ -44,7 +55,7 @@ OFFER = Offer(
 
 
 def an_order(offer: Offer = OFFER) -> Order:
-    return place(AGENT, an_agent(), offer, CALL, NOW + 0.75)
+    return place(AGENT, an_agent(), Challenge(offer, {}), CALL, IDENTIFIER, NOW + 0.75)
 
 
 def required(code: str, extra: dict[str, object] | None = None) -> str:
@@ -125,12 +136,25 @@ def test_a_402_that_cannot_be_read_is_malformed(headers):
         read_refusal(headers)
 
 
+def named(order: Order) -> Order:
+    return replace(order, is_named=True)
+
+
+def test_a_payment_is_named_only_where_the_gateway_understands_it():
+    assert decode_payload(an_order().headers[SIGNATURE_HEADER]).extensions == {}
+    declared = {EXTENSION: dict(DECLARATION)}
+    order = place(AGENT, an_agent(), Challenge(OFFER, declared), CALL, IDENTIFIER, NOW + 0.75)
+    extensions = decode_payload(order.headers[SIGNATURE_HEADER]).extensions
+    assert (order.is_named, read_identifier(extensions)) == (True, IDENTIFIER)
+    assert extensions[EXTENSION]["schema"] == DECLARATION["schema"]
+
+
 def test_a_receipt_is_read_and_checked():
     order = an_order()
     receipt = a_receipt(order.digest, charged=1_000, served_total=1_000)
-    assert read_receipt({RESPONSE_HEADER: response(receipt)}, order, 200) == receipt
-    assert read_receipt({RESPONSE_HEADER: response(receipt)}, order, None) == receipt
-    assert read_receipt({}, order, 200) is None
+    assert read_outcome({RESPONSE_HEADER: response(receipt)}, order) == Outcome(order, receipt)
+    check_status(receipt, 200)
+    assert read_outcome({}, order) is None
 
 
 @pytest.mark.parametrize(
@@ -142,10 +166,11 @@ def test_a_receipt_is_read_and_checked():
     ],
 )
 def test_a_receipt_that_is_not_the_gateways_valid_word_is_malformed(charged, served_total, key, match):
-    order = an_order()
-    receipt = a_receipt(order.digest, charged=charged, served_total=served_total, key=key)
-    with pytest.raises(MalformedError, match=match):
-        read_receipt({RESPONSE_HEADER: response(receipt)}, order, 200)
+    order, earlier = an_order(), named(an_order())
+    for of in (order, earlier):
+        receipt = a_receipt(of.digest, charged=charged, served_total=served_total, key=key)
+        with pytest.raises(MalformedError, match=match):
+            read_outcome({RESPONSE_HEADER: response(receipt)}, order, [earlier])
 
 
 def test_a_receipt_for_another_payment_or_status_is_malformed():
@@ -154,11 +179,44 @@ def test_a_receipt_for_another_payment_or_status_is_malformed():
     with pytest.raises(MalformedError, match="another payment"):
         check_receipt(other, order)
     own = a_receipt(order.digest, charged=0, served_total=0)
-    with pytest.raises(MalformedError, match="status 503, the answer has 500"):
-        read_receipt({RESPONSE_HEADER: response(own)}, order, 500)
+    with pytest.raises(MalformedError, match="status 503, the answer has 404"):
+        check_status(own, 404)
+
+
+def test_an_earlier_payment_of_the_call_is_an_answer_only_under_a_shared_identifier():
+    order, earlier = named(an_order()), an_order()
+    receipt = a_receipt(earlier.digest, charged=1_000, served_total=1_000)
+    headers = {RESPONSE_HEADER: response(receipt), REPEATED_HEADER: "true"}
+    assert read_outcome(headers, order, [named(earlier)]) == Outcome(named(earlier), receipt)
+    with pytest.raises(MalformedError, match="another payment"):
+        read_outcome(headers, order, [earlier])
+
+
+def test_a_payment_of_another_process_is_an_answer_only_under_the_callers_own_identifier():
+    order = named(an_order())
+    receipt = a_receipt(b"\x07" * 32, charged=1_000, served_total=1_000)
+    headers = {RESPONSE_HEADER: response(receipt), REPEATED_HEADER: "true"}
+    assert read_outcome(headers, order, is_shared=True) == Outcome(None, receipt)
+    forged = a_receipt(b"\x07" * 32, charged=1_000, served_total=1_000, key=STRANGER)
+    for refused, of, shared in (
+        (headers, order, False),
+        ({RESPONSE_HEADER: response(receipt)}, order, True),
+        (headers, an_order(), True),
+        ({**headers, RESPONSE_HEADER: response(forged)}, order, True),
+    ):
+        with pytest.raises(MalformedError):
+            read_outcome(refused, of, is_shared=shared)
+
+
+def test_a_metered_stream_has_no_receipt_before_its_end():
+    order = an_order()
+    pending = {"pending": True, "commitmentId": order.digest.hex()}
+    assert read_outcome({RESPONSE_HEADER: response(extra=pending)}, order) == Outcome(order, None)
+    with pytest.raises(MalformedError, match="another payment"):
+        read_outcome({RESPONSE_HEADER: response(extra=pending)}, an_order())
 
 
 @pytest.mark.parametrize("header", ["%%%", response(), response(extra={"receipt": "x"})])
 def test_a_response_header_without_a_receipt_is_malformed(header):
     with pytest.raises(MalformedError):
-        read_receipt({RESPONSE_HEADER: header}, an_order(), 200)
+        read_outcome({RESPONSE_HEADER: header}, an_order())

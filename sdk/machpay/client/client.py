@@ -106,6 +106,7 @@ class MachPayClient:
         content: bytes | str | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
+        payment_id: str | None = None,
     ) -> PaidResponse:
         """Call `url` and pay for it if it asks for payment.
 
@@ -113,12 +114,17 @@ class MachPayClient:
         whatever its status, with `payment` (None on a free route); an upstream's failure is an ordinary
         answer that charged 0. With `retries` a failure that surely charged nothing (429, 500, 502 to 504, no
         connection, an answer lost and void) is repeated, as a new payment: the upstream may see the request
-        again. Raises a `ClientError`; see `machpay.client.errors` for what each means for the money.
+        again. All payments of one call carry one identifier, under which a gateway serves and charges once; so one
+        whose outcome is unknown is repeated too, and answered as before. A `payment_id` of the caller's own (16 to 128
+        letters, digits, - or _) does the same across processes and crashes. Raises a `ClientError`; see
+        `machpay.client.errors` for what each means for the money.
         """
         request = self._transport.build(
             method.upper(), url, headers=headers, params=params, json=json, content=content
         )
-        return await self._buy(request, max_price_atomic, streams=False, retries=retries)
+        return await self._buy(
+            request, max_price_atomic, streams=False, retries=retries, payment_id=payment_id
+        )
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -132,6 +138,7 @@ class MachPayClient:
         content: bytes | str | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
+        payment_id: str | None = None,
     ) -> AsyncIterator[PaidResponse]:
         """`pay_and_call` whose answer is read piece by piece: `async for piece in response.aiter_bytes()`.
 
@@ -139,21 +146,34 @@ class MachPayClient:
         is not a success has been read. If the line breaks, iterating raises `ResponseLostError` with the
         outcome that the gateway names then: it takes back the charge of an answer that its upstream broke
         off. A caller that stops reading early has paid. `retries` repeats what fails before the body begins.
+
+        A metered stream is charged at its end: `response.payment` names its ceiling until then (`is_final` False), and
+        what it cost when the last piece was read.
         """
         request = self._transport.build(
             method.upper(), url, headers=headers, params=params, json=json, content=content
         )
-        response = await self._buy(request, max_price_atomic, streams=True, retries=retries)
+        response = await self._buy(
+            request, max_price_atomic, streams=True, retries=retries, payment_id=payment_id
+        )
         try:
             yield response
         finally:
             await response.aclose()
 
     async def _buy(
-        self, request: httpx.Request, max_price_atomic: int | None, *, streams: bool, retries: int
+        self,
+        request: httpx.Request,
+        max_price_atomic: int | None,
+        *,
+        streams: bool,
+        retries: int,
+        payment_id: str | None,
     ) -> PaidResponse:
         try:
-            return await self._payer.buy(request, max_price_atomic, streams=streams, retries=retries)
+            return await self._payer.buy(
+                request, max_price_atomic, streams=streams, retries=retries, payment_id=payment_id
+            )
         except InsufficientBondError:
             if self._watch is not None:
                 self._watch.look_soon()

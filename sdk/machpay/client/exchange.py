@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -24,7 +25,14 @@ from machpay.client.errors import (
     ResponseLostError,
     UnresolvedPaymentError,
 )
-from machpay.client.orders import Order, Refusal, check_receipt, read_receipt, read_refusal
+from machpay.client.orders import (
+    Order,
+    Refusal,
+    check_receipt,
+    check_status,
+    read_outcome,
+    read_refusal,
+)
 from machpay.client.payments import PaidResponse, Payment
 from machpay.client.streams import hand_on, hand_on_free
 from machpay.client.terms import Call
@@ -38,8 +46,26 @@ BUSY_RESENDS: Final = 3
 MAX_RETRY_AFTER_S: Final = 2.0
 LOOK_UP_TRIES: Final = 5
 MAX_PAUSE_S: Final = 0.5
+GONE_STATUS: Final = 409
+"""With a receipt: paid and served before, and the answer is no longer kept."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One signed payment that goes with one request. `number` counts the signatures of its call, `earlier` are those
+    made before under the call's identifier; `is_shared` says that other processes may use that identifier too. With
+    `streams` an answer of success comes unread; its caller must close it."""
+
+    call: Call
+    request: httpx.Request
+    channel: Channel
+    order: Order
+    number: int
+    earlier: Sequence[Order] = ()
+    is_shared: bool = False
+    streams: bool = False
 
 
 class Exchange:
@@ -50,44 +76,31 @@ class Exchange:
         self._book = book
         self._resends = resends
 
-    async def deliver(
-        self,
-        call: Call,
-        request: httpx.Request,
-        channel: Channel,
-        order: Order,
-        attempt: int,
-        *,
-        streams: bool = False,
-    ) -> PaidResponse | Refusal:
+    async def deliver(self, sent: Delivery) -> PaidResponse | Refusal:
         """Send the order's bytes until something is known about it. Raises what `errors` says of answers that
-        do not come. With `streams` an answer of success comes unread; its caller must close it."""
+        do not come."""
         maybe_sent = False
         breaks = busy = 0
         while True:
-            answer = await self._transport.send(request, order.headers, streams=streams)
+            answer = await self._transport.send(sent.request, sent.order.headers, streams=sent.streams)
             if isinstance(answer, Lost):
                 maybe_sent = maybe_sent or answer.sent
                 if answer.headers is not None or answer.timed_out or breaks == self._resends:
                     if not maybe_sent:
-                        channel.not_sent(order.digest)
-                        raise GatewayUnreachableError(call.url, answer.detail)
-                    raise await self._lost(call, channel, order, answer.detail, answer.headers)
+                        sent.channel.not_sent(sent.order.digest)
+                        raise GatewayUnreachableError(sent.call.url, answer.detail)
+                    return await self._recover(sent, answer)
                 breaks += 1
                 await pause(breaks)
                 continue
             if answer.status_code == 402:
-                return await self._refusal(call, channel, order, answer, maybe_sent)
+                return await self._refusal(sent, answer, maybe_sent)
             retry_after = _retry_after(answer)
             if retry_after is not None and busy < BUSY_RESENDS:
                 busy += 1
                 await asyncio.sleep(retry_after)
                 continue
-            try:
-                return await self._account(call, channel, order, answer, attempt)
-            except BaseException:
-                await answer.aclose()
-                raise
+            return await self._accounted(sent, answer)
 
     async def look_up(self, origin: str, digest: bytes) -> tuple[PaymentLookup, SignedReceipt | None]:
         """Ask a gateway what became of a payment; the receipt is not checked yet. Raises
@@ -95,90 +108,144 @@ class Exchange:
         request = self._transport.build("GET", origin + LOOKUP_PREFIX + digest.hex())
         return decode_lookup((await self._transport.ask(request)).content)
 
-    async def _refusal(
-        self, call: Call, channel: Channel, order: Order, answer: httpx.Response, maybe_sent: bool
-    ) -> Refusal:
+    async def _refusal(self, sent: Delivery, answer: httpx.Response, maybe_sent: bool) -> Refusal:
         """What a 402 says, unless another copy of the same bytes was accepted before it."""
         try:
             refusal = read_refusal(answer.headers)
         except MalformedError as error:
-            raise GatewayMismatchError(call.url, error.detail) from error
+            raise GatewayMismatchError(sent.call.url, error.detail) from error
         is_replay = refusal.code == RefusalCode.NONCE_REPLAYED
         if is_replay or maybe_sent:
-            answered, receipt = await self._ask_outcome(call, order)
+            answered, receipt = await self._ask_outcome(sent)
             if is_replay or receipt is not None or not answered:
-                raise self._without_answer(call, channel, order, refusal.code, receipt)
+                raise self._without_answer(sent, refusal.code, receipt)
         return refusal
 
-    async def _account(
-        self, call: Call, channel: Channel, order: Order, answer: httpx.Response, attempt: int
-    ) -> PaidResponse:
-        """Take an answer's receipt into account. Raises `ReceiptError`."""
+    async def _accounted(self, sent: Delivery, answer: httpx.Response) -> PaidResponse:
         try:
-            receipt = read_receipt(answer.headers, order, answer.status_code)
+            return await self._account(sent, answer)
+        except BaseException:
+            await answer.aclose()
+            raise
+
+    async def _account(self, sent: Delivery, answer: httpx.Response) -> PaidResponse:
+        """Take what an answer says about its payment into account. Raises `ReceiptError`."""
+        order = sent.order
+        try:
+            outcome = read_outcome(answer.headers, order, sent.earlier, is_shared=sent.is_shared)
+            if outcome is not None and outcome.receipt is not None and answer.status_code != GONE_STATUS:
+                check_status(outcome.receipt, answer.status_code)
         except MalformedError as error:
             raise ReceiptError(error.detail, digest=order.digest, response=answer) from error
-        if receipt is None:
-            # No word on money: the gateway could not take payments now, the route became free, or something else
-            # than the gateway answered.
-            answered, receipt = await self._ask_outcome(call, order)
-            if receipt is None:
-                if answered:
-                    channel.refused(order.digest)
-                if not answer.is_closed:
-                    hand_on_free(answer, call.url)
-                return PaidResponse.of(answer, None)
-        if answer.is_closed:
-            self._book.count(channel, receipt)
+        if outcome is None:
+            return await self._account_unnamed(sent, answer)
+        of, receipt = outcome.of, outcome.receipt
+        if of is not order:
+            # The gateway took this payment for nothing: what it stands for was paid before.
+            sent.channel.refused(order.digest)
+        if receipt is not None and answer.status_code == GONE_STATUS != receipt.receipt.http_status:
+            # It was served before, and the answer is no longer kept.
+            raise self._without_answer(sent, "the answer is no longer kept", receipt, of)
+        paid = PaidResponse.of(answer, _payment(sent, of, receipt))
+        if not answer.is_closed:
+            self._hand_on(sent, paid, of, receipt)
+        elif receipt is not None:
+            self._count(sent, of, receipt)
         else:
-            self._hand_on(call, channel, order, answer, receipt)
-        payment = Payment(
-            digest=order.digest,
-            gateway=str(order.offer.gateway),
-            vendor=str(order.offer.vendor),
-            amount=order.intent.amount,
-            charged=receipt.receipt.charged,
-            served_total=receipt.receipt.served_total,
-            receipt=receipt,
-            attempts=attempt,
-        )
-        return PaidResponse.of(answer, payment)
+            await self._finish(sent, paid)
+        return paid
+
+    async def _account_unnamed(self, sent: Delivery, answer: httpx.Response) -> PaidResponse:
+        """An answer without a word on money: the gateway could not take payments now, the payment before it is still
+        being served, the route became free, or something else than the gateway answered."""
+        answered, receipt = await self._ask_outcome(sent)
+        if receipt is None and not answered and answer.status_code == GONE_STATUS:
+            raise self._without_answer(sent, "an earlier payment of this call is still being served", None)
+        if receipt is None:
+            if answered:
+                sent.channel.refused(sent.order.digest)
+            if not answer.is_closed:
+                hand_on_free(answer, sent.call.url)
+            return PaidResponse.of(answer, None)
+        paid = PaidResponse.of(answer, _payment(sent, sent.order, receipt))
+        if answer.is_closed:
+            self._count(sent, sent.order, receipt)
+        else:
+            self._hand_on(sent, paid, sent.order, receipt)
+        return paid
 
     def _hand_on(
-        self, call: Call, channel: Channel, order: Order, answer: httpx.Response, receipt: SignedReceipt
+        self, sent: Delivery, paid: PaidResponse, of: Order | None, receipt: SignedReceipt | None
     ) -> None:
+        """Make an unread answer account for itself at its end."""
+
+        async def ended() -> None:
+            if receipt is None:
+                await self._finish(sent, paid)
+            else:
+                self._count(sent, of, receipt)
+
         async def broken(detail: str) -> ClientError:
-            return await self._lost(call, channel, order, detail, answer.headers)
+            # The receipt in the headers counts only if the gateway cannot be asked: it takes a charge back when the
+            # answer it was for does not get through.
+            known = (await self._ask_outcome(sent))[1] if of is sent.order else None
+            return self._without_answer(sent, detail, known or receipt, of)
 
-        hand_on(answer, lambda: self._book.count(channel, receipt), broken)
+        hand_on(paid, ended, broken)
 
-    async def _lost(
-        self, call: Call, channel: Channel, order: Order, detail: str, headers: Mapping[str, str] | None
-    ) -> ClientError:
-        """The error for a payment whose answer is not coming, after asking the gateway about it.
+    async def _finish(self, sent: Delivery, paid: PaidResponse) -> None:
+        """A metered stream is at its end: what it cost. Without an answer the payment stays as it is."""
+        _answered, receipt = await self._ask_outcome(sent)
+        if receipt is not None:
+            paid.payment = _payment(sent, sent.order, receipt)
+            self._count(sent, sent.order, receipt)
 
-        `headers` are those of an answer whose body broke off. Their receipt counts only if the gateway cannot
-        be asked: it takes a charge back when the answer it was for does not get through.
-        """
-        _answered, receipt = await self._ask_outcome(call, order)
-        if receipt is None and headers is not None:
+    def _count(self, sent: Delivery, of: Order | None, receipt: SignedReceipt) -> None:
+        if of is None or (of is not sent.order and not sent.channel.is_open(of.digest)):
+            # Another process's payment, or one that was counted already: its total is news, its receipt is not.
+            sent.channel.resolved(receipt)
+        else:
+            self._book.count(sent.channel, receipt)
+
+    async def _recover(self, sent: Delivery, lost: Lost) -> PaidResponse:
+        """An answer that did not come. If it was paid for, the gateway has kept it for these very bytes; else the error
+        for what is known of the payment."""
+        _answered, receipt = await self._ask_outcome(sent)
+        was_named = receipt is not None and receipt.receipt.http_status == GONE_STATUS and bool(sent.earlier)
+        if receipt is not None and (receipt.receipt.charged or was_named):
+            answer = await self._transport.send(sent.request, sent.order.headers, streams=sent.streams)
+            if isinstance(answer, httpx.Response):
+                if RESPONSE_HEADER in answer.headers and answer.status_code != 402:
+                    return await self._accounted(sent, answer)
+                await answer.aclose()
+        if was_named:
+            # This payment was taken for nothing, because one before it is served: the answer to that one is missing.
+            sent.channel.refused(sent.order.digest)
+            raise self._unresolved(sent, sent.earlier[-1], lost.detail)
+        if receipt is None and lost.headers is not None:
             with contextlib.suppress(MalformedError):
-                receipt = read_receipt(headers, order, None)
-        return self._without_answer(call, channel, order, detail, receipt)
+                outcome = read_outcome(lost.headers, sent.order)
+                receipt = None if outcome is None else outcome.receipt
+        raise self._without_answer(sent, lost.detail, receipt)
 
     def _without_answer(
-        self, call: Call, channel: Channel, order: Order, detail: str, receipt: SignedReceipt | None
+        self, sent: Delivery, detail: str, receipt: SignedReceipt | None, of: Order | None = None
     ) -> ClientError:
         if receipt is None:
-            deadline = order.intent.deadline
-            return UnresolvedPaymentError(call.url, digest=order.digest, deadline=deadline, detail=detail)
-        self._book.count(channel, receipt)
-        return ResponseLostError(call.url, digest=order.digest, receipt=receipt)
+            return self._unresolved(sent, sent.order, detail)
+        self._count(sent, of or sent.order, receipt)
+        return ResponseLostError(sent.call.url, digest=receipt.receipt.digest, receipt=receipt)
 
-    async def _ask_outcome(self, call: Call, order: Order) -> tuple[bool, SignedReceipt | None]:
+    def _unresolved(self, sent: Delivery, order: Order, detail: str) -> UnresolvedPaymentError:
+        return UnresolvedPaymentError(
+            sent.call.url, digest=order.digest, deadline=order.intent.deadline, detail=detail
+        )
+
+    async def _ask_outcome(self, sent: Delivery) -> tuple[bool, SignedReceipt | None]:
         """Look a payment up, waiting a little while it is in flight: whether the gateway has given its last
         word, and its valid receipt if it has one. Its last word without a receipt: it knows no such
         payment."""
+        call, order = sent.call, sent.order
         for attempt in range(1, LOOK_UP_TRIES + 1):
             try:
                 lookup, receipt = await self.look_up(call.origin, order.digest)
@@ -195,12 +262,29 @@ class Exchange:
         return False, None
 
 
+def _payment(sent: Delivery, of: Order | None, receipt: SignedReceipt | None) -> Payment:
+    """What a call cost. `of` is the payment that was charged; None for one of another process."""
+    offer, intent = sent.order.offer, (of or sent.order).intent
+    return Payment(
+        digest=sent.order.digest if receipt is None else receipt.receipt.digest,
+        gateway=str(offer.gateway),
+        vendor=str(offer.vendor),
+        amount=intent.amount,
+        charged=intent.amount if receipt is None else receipt.receipt.charged,
+        served_total=0 if receipt is None else receipt.receipt.served_total,
+        receipt=receipt,
+        attempts=sent.number,
+        is_repeated=of is not sent.order,
+    )
+
+
 def _retry_after(answer: httpx.Response) -> float | None:
     """Seconds to wait before the same bytes may go again; None unless a busy gateway asks for it.
 
-    An answer with a `PAYMENT-RESPONSE` is an outcome, not a request to wait.
+    An answer with a `PAYMENT-RESPONSE` is an outcome, not a request to wait. 409: this payment, or one of the same
+    identifier, is still being served.
     """
-    if answer.status_code not in (429, 503) or RESPONSE_HEADER in answer.headers:
+    if answer.status_code not in (409, 429, 503) or RESPONSE_HEADER in answer.headers:
         return None
     text = answer.headers.get("retry-after", "")
     if not (text.isascii() and text.isdigit() and len(text) < 6):

@@ -4,12 +4,14 @@ An order is signed once and its bytes are sent as they are, as often as it takes
 most once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from machpay.client.channels import Channel
-from machpay.client.terms import Call
+from machpay.client.terms import Call, Challenge
 from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.identifiers import is_declared, with_identifier
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import MAX_LIFETIME_S, new_nonce
@@ -28,17 +30,22 @@ from machpay.protocol.x402 import (
     parse_correction,
 )
 
+REPEATED_HEADER: Final = "MachPay-Repeated"
+"""`true` on an answer that the gateway has given before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """A signed payment. `headers` carries it; `digest` is its id; `growth` is what it authorises on top of
-    everything signed before it."""
+    everything signed before it. `is_named` says that the gateway knows it under its call's identifier too: it charges
+    only one of the payments that share one."""
 
     intent: PaymentIntent
     digest: bytes
     offer: Offer
     headers: Mapping[str, str]
     growth: int
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +66,21 @@ Grant = Callable[[int, int], int]
 def place(
     key: SigningKey,
     channel: Channel,
-    offer: Offer,
+    challenge: Challenge,
     call: Call,
+    identifier: str,
     now: float,
     grant: Grant = lambda least, wanted: wanted,
 ) -> Order:
-    """Sign a payment for `call`. The channel counts it from here on. Raises `GatewayExposureError`, and what
-    `grant` raises."""
+    """Sign a payment for `call`, named `identifier` if the gateway understands that. The channel counts it from here
+    on. Raises `GatewayExposureError`, `MalformedError` for an identifier that cannot be one, what `grant` raises."""
+    offer = challenge.offer
+    extensions = with_identifier(challenge.extensions, identifier)
     order = authorise(channel, offer, call.hash(offer), now, grant)
-    payload = build_payload(offer.to_requirements(), key, offer.gateway, order.intent)
-    return replace(order, headers={SIGNATURE_HEADER: encode_header(payload)})
+    payload = build_payload(offer.to_requirements(), key, offer.gateway, order.intent, extensions)
+    return replace(
+        order, headers={SIGNATURE_HEADER: encode_header(payload)}, is_named=is_declared(extensions)
+    )
 
 
 def authorise(channel: Channel, offer: Offer, bound: bytes, now: float, grant: Grant) -> Order:
@@ -115,21 +127,51 @@ def read_refusal(headers: Mapping[str, str]) -> Refusal:
     return Refusal(code, required, None, None)
 
 
-def read_receipt(headers: Mapping[str, str], order: Order, http_status: int | None) -> SignedReceipt | None:
-    """The receipt for `order` in a `PAYMENT-RESPONSE`, checked; None when there is no such header.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a `PAYMENT-RESPONSE` says, checked. `of` is the payment that it is about: None for one of another process
+    under an identifier that both were given. `receipt` is None while a metered stream is not at its end."""
 
-    Raises `MalformedError` saying what is wrong with it.
+    of: Order | None
+    receipt: SignedReceipt | None
+
+
+def read_outcome(
+    headers: Mapping[str, str], order: Order, earlier: Sequence[Order] = (), *, is_shared: bool = False
+) -> Outcome | None:
+    """The outcome in an answer to `order`, or to an `earlier` payment of the same call under the same identifier; None
+    when there is no such header.
+
+    With `is_shared` the identifier may have been used by another process: an answer that the gateway marks as repeated
+    is taken with its receipt for a payment that we do not know. Raises `MalformedError` saying what is wrong.
     """
     if RESPONSE_HEADER not in headers:
         return None
-    response = decode_response(headers[RESPONSE_HEADER])
-    receipt = SignedReceipt.from_json(response.extra.get("receipt"))
-    check_receipt(receipt, order)
-    if http_status is not None and receipt.receipt.http_status != http_status:
+    extra = decode_response(headers[RESPONSE_HEADER]).extra
+    if extra.get("pending") is True and "receipt" not in extra:
+        if extra.get("commitmentId") != order.digest.hex():
+            raise MalformedError("the pending answer is for another payment")
+        return Outcome(order, None)
+    receipt = SignedReceipt.from_json(extra.get("receipt"))
+    digest = receipt.receipt.digest
+    of = next((one for one in (order, *earlier) if one.digest == digest), None)
+    if of is not None and (of is order or of.is_named):
+        check_receipt(receipt, of)
+        return Outcome(of, receipt)
+    if not (is_shared and order.is_named and headers.get(REPEATED_HEADER) == "true"):
+        raise MalformedError("the receipt is for another payment")
+    if not receipt.is_signed_by(order.offer.gateway):
+        raise MalformedError("the receipt is not signed by the gateway")
+    return Outcome(None, receipt)
+
+
+def check_status(receipt: SignedReceipt, http_status: int) -> None:
+    """Raises `MalformedError` unless receipt and answer agree on whether the request was served. A server that settles
+    before it knows the exact status names another one of the same kind."""
+    if receipt.receipt.http_status // 100 != http_status // 100:
         raise MalformedError(
             f"the receipt is for status {receipt.receipt.http_status}, the answer has {http_status}"
         )
-    return receipt
 
 
 def check_receipt(receipt: SignedReceipt, order: Order) -> None:

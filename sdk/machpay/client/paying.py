@@ -9,7 +9,7 @@ import inspect
 import random
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from solders.pubkey import Pubkey
@@ -21,13 +21,15 @@ from machpay.client.config import MachPayConfig
 from machpay.client.errors import (
     ApprovalDeniedError,
     ClientError,
+    ConfigError,
     GatewayExposureError,
     GatewayMismatchError,
     GatewayUnreachableError,
     ResponseLostError,
+    UnresolvedPaymentError,
     refused,
 )
-from machpay.client.exchange import Exchange, pause
+from machpay.client.exchange import Delivery, Exchange, pause
 from machpay.client.orders import Order, Refusal, may_retry, place
 from machpay.client.payments import PaidResponse
 from machpay.client.spending import Spending
@@ -36,6 +38,7 @@ from machpay.client.telemetry import Telemetry
 from machpay.client.terms import (
     MAX_CACHED_ROUTES,
     Call,
+    Challenge,
     check_binding,
     check_gateway,
     check_price,
@@ -44,6 +47,7 @@ from machpay.client.terms import (
 )
 from machpay.client.transport import Transport
 from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import Offer
 from machpay.protocol.x402 import REQUIRED_HEADER, PaymentRequired, decode_required
@@ -61,7 +65,9 @@ MAX_RETRY_PAUSE_S = 5.0
 class Purchase:
     """One call and what it may cost. `approved_atomic` is the price that somebody approved, `growth` what its
     signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment.
-    `signed_at` is when the last signature was made, on the performance counter."""
+    `signed_at` is when the last signature was made, on the performance counter. All its payments carry `identifier`,
+    under which the gateway serves one of them; `is_shared` says that the caller chose it, so that others may use it
+    too."""
 
     call: Call
     request: httpx.Request
@@ -72,6 +78,9 @@ class Purchase:
     is_unknown: bool = False
     vendor: str = ""
     signed_at: float | None = None
+    identifier: str = field(default_factory=new_identifier)
+    is_shared: bool = False
+    orders: list[Order] = field(default_factory=list)
 
 
 class Payer:
@@ -93,7 +102,7 @@ class Payer:
         self._book = book
         self._exchange = exchange
         self._spending = spending
-        self._offers: OrderedDict[tuple[str, str, bytes], Offer] = OrderedDict()
+        self._challenges: OrderedDict[tuple[str, str, bytes], Challenge] = OrderedDict()
         self._gateways = {origin_of(origin): Pubkey.from_string(key) for origin, key in config.pinned.items()}
 
     def gateway_of(self, origin: str) -> Pubkey | None:
@@ -101,11 +110,17 @@ class Payer:
         return self._gateways.get(origin)
 
     async def buy(
-        self, request: httpx.Request, max_price_atomic: int | None, *, streams: bool, retries: int
+        self,
+        request: httpx.Request,
+        max_price_atomic: int | None,
+        *,
+        streams: bool,
+        retries: int,
+        payment_id: str | None,
     ) -> PaidResponse:
         """Send `request` and pay for it if it asks for payment; with `streams` a successful answer comes
-        unread. A failure that surely charged nothing is repeated up to `retries` times. Raises a
-        `ClientError`."""
+        unread. A failure that surely charged nothing, or a payment whose outcome is unknown to us but not to the
+        gateway, is repeated up to `retries` times. Raises a `ClientError`."""
         call = Call(
             url=str(request.url),
             origin=origin_of(str(request.url)),
@@ -116,6 +131,9 @@ class Payer:
         self._budgets.check_origin(call.url, call.origin)
         limit = self._config.max_price_atomic if max_price_atomic is None else max_price_atomic
         purchase = Purchase(call, request, limit, streams)
+        if payment_id is not None:
+            _check_identifier(payment_id)
+            purchase.identifier, purchase.is_shared = payment_id, True
         for retry in range(1, retries + 1):
             try:
                 response = await self._buy_once(purchase)
@@ -123,6 +141,10 @@ class Payer:
                 pass
             except ResponseLostError as error:
                 if error.charged:
+                    raise
+            except UnresolvedPaymentError:
+                # Under the identifier the gateway serves and charges this call once, whatever became of the first.
+                if not purchase.orders[-1].is_named:
                     raise
             else:
                 if response.charged or purchase.is_unknown or response.status_code not in WORTH_REPEATING:
@@ -157,46 +179,58 @@ class Payer:
 
     async def _ask_and_pay(self, purchase: Purchase) -> PaidResponse:
         call, streams = purchase.call, purchase.streams
-        offer = self._offers.get(call.route)
-        if offer is None or offer.amount > purchase.max_price_atomic:
+        challenge = self._challenges.get(call.route)
+        if challenge is None or challenge.offer.amount > purchase.max_price_atomic:
             answer = await self._transport.ask(purchase.request, streams=streams)
             # HEAD is never served for money: its 402 is the answer, and says the price.
             if answer.status_code != 402 or call.method == "HEAD":
                 if not answer.is_closed:
                     hand_on_free(answer, call.url)
                 return PaidResponse.of(answer, None)
-            offer = self._learn(answer, call)
-        return await self._pay(purchase, offer)
+            challenge = self._learn(answer, call)
+        return await self._pay(purchase, challenge)
 
-    async def _pay(self, purchase: Purchase, offer: Offer) -> PaidResponse:
+    async def _pay(self, purchase: Purchase, challenge: Challenge) -> PaidResponse:
         call = purchase.call
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            offer = challenge.offer
             check_price(offer, purchase.max_price_atomic, call)
             self._budgets.check_vendor(call.url, str(offer.vendor))
             await self._approve(purchase, offer)
             channel = self._book.channel(offer.gateway)
-            order = await self._place(channel, offer, purchase)
+            order = await self._place(channel, challenge, purchase)
             purchase.vendor, purchase.signed_at = str(offer.vendor), time.perf_counter()
+            earlier = tuple(purchase.orders)
+            purchase.orders.append(order)
             outcome = await self._exchange.deliver(
-                call, purchase.request, channel, order, attempt, streams=purchase.streams
+                Delivery(
+                    call,
+                    purchase.request,
+                    channel,
+                    order,
+                    attempt,
+                    earlier,
+                    is_shared=purchase.is_shared,
+                    streams=purchase.streams,
+                )
             )
             if isinstance(outcome, PaidResponse):
                 if outcome.payment is None:
                     purchase.is_unknown = channel.is_open(order.digest)
                     # What we knew of the route no longer holds.
-                    self._offers.pop(call.route, None)
+                    self._challenges.pop(call.route, None)
                 return outcome
-            next_offer = await self._reconsider(purchase, channel, order, outcome)
-            if next_offer is None or attempt == MAX_ATTEMPTS:
+            following = await self._reconsider(purchase, channel, order, outcome, challenge)
+            if following is None or attempt == MAX_ATTEMPTS:
                 raise refused(outcome.code, gateway=str(offer.gateway), digest=order.digest, attempts=attempt)
-            offer = next_offer
+            challenge = following
             if attempt > 1:
                 await pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
     # ---- what is asked for
 
-    def _learn(self, answer: httpx.Response, call: Call) -> Offer:
+    def _learn(self, answer: httpx.Response, call: Call) -> Challenge:
         """The offer in a 402, checked and remembered."""
         try:
             required = decode_required(answer.headers[REQUIRED_HEADER])
@@ -206,16 +240,16 @@ class Payer:
             raise GatewayMismatchError(call.url, error.detail) from error
         return self._accept_offer(required, call)
 
-    def _accept_offer(self, required: PaymentRequired, call: Call) -> Offer:
+    def _accept_offer(self, required: PaymentRequired, call: Call) -> Challenge:
         """The offer this agent can stand for; it becomes the route's. Raises `GatewayMismatchError`."""
         offer = choose_offer(required, self._config.network, call)
         check_gateway(offer, self._gateways.get(call.origin), call)
         check_binding(offer, call)
         self._gateways[call.origin] = offer.gateway
-        self._offers[call.route] = offer
-        if len(self._offers) > MAX_CACHED_ROUTES:
-            self._offers.popitem(last=False)
-        return offer
+        challenge = self._challenges[call.route] = Challenge(offer, required.extensions)
+        if len(self._challenges) > MAX_CACHED_ROUTES:
+            self._challenges.popitem(last=False)
+        return challenge
 
     async def _approve(self, purchase: Purchase, offer: Offer) -> None:
         """Ask once per call, and again when the price has risen since. Raises `ApprovalDeniedError`."""
@@ -235,48 +269,52 @@ class Payer:
 
     # ---- one signature
 
-    async def _place(self, channel: Channel, offer: Offer, purchase: Purchase) -> Order:
+    async def _place(self, channel: Channel, challenge: Challenge, purchase: Purchase) -> Order:
         """Sign; when too much is unproven, wait a little for receipts of payments in flight first."""
         for wait in range(1, EXPOSURE_WAITS + 1):
             try:
-                return self._sign(channel, offer, purchase)
+                return self._sign(channel, challenge, purchase)
             except GatewayExposureError:
                 before = channel.totals
                 channel.settled(await self._book.watermark(channel))
                 if channel.totals == before and not channel.unresolved:
                     raise
             await pause(wait + 2)
-        return self._sign(channel, offer, purchase)
+        return self._sign(channel, challenge, purchase)
 
-    def _sign(self, channel: Channel, offer: Offer, purchase: Purchase) -> Order:
-        now, vendor = time.time(), str(offer.vendor)
+    def _sign(self, channel: Channel, challenge: Challenge, purchase: Purchase) -> Order:
+        now, vendor = time.time(), str(challenge.offer.vendor)
+        if purchase.is_shared and not is_declared(challenge.extensions):
+            raise GatewayMismatchError(
+                purchase.call.url, "it knows no payment identifiers: payment_id is lost on it"
+            )
 
         def grant(least: int, wanted: int) -> int:
             return self._spending.take(
                 vendor, least=least, wanted=wanted, spent_in_call=purchase.growth, now=now
             )
 
-        order = place(self._config.key, channel, offer, purchase.call, now, grant)
+        order = place(self._config.key, channel, challenge, purchase.call, purchase.identifier, now, grant)
         purchase.growth += order.growth
         return order
 
     async def _reconsider(
-        self, purchase: Purchase, channel: Channel, order: Order, refusal: Refusal
-    ) -> Offer | None:
+        self, purchase: Purchase, channel: Channel, order: Order, refusal: Refusal, challenge: Challenge
+    ) -> Challenge | None:
         """What to sign next after a refusal; None when signing again cannot help."""
         if refusal.code == RefusalCode.CUMULATIVE_TOO_LOW:
             channel.too_low(order.digest)
             await self._correct(channel, refusal)
             self._give_back(purchase, channel, order)
-            return order.offer
+            return challenge
         channel.refused(order.digest)
-        self._offers.pop(purchase.call.route, None)
+        self._challenges.pop(purchase.call.route, None)
         if not may_retry(refusal.code) or refusal.required is None:
             return None
-        offer = self._accept_offer(refusal.required, purchase.call)
-        if (offer.amount, offer.binding) == (order.offer.amount, order.offer.binding):
+        following = self._accept_offer(refusal.required, purchase.call)
+        if (following.offer.amount, following.offer.binding) == (order.offer.amount, order.offer.binding):
             return None
-        return offer
+        return following
 
     def _give_back(self, purchase: Purchase, channel: Channel, order: Order) -> None:
         """A signature below what another holder of the key has authorised adds nothing: no budget pays for
@@ -304,3 +342,11 @@ class Payer:
             claimed=claimed,
             detail="it asks for more than it can prove to be committed",
         )
+
+
+def _check_identifier(payment_id: str) -> None:
+    """Raises `ConfigError` for one that no gateway takes."""
+    try:
+        read_identifier({EXTENSION: {"info": {"id": payment_id}}})
+    except MalformedError as error:
+        raise ConfigError(f"payment_id: {error.detail}") from error

@@ -15,6 +15,9 @@ class Payment:
     `charged` is what was taken (0 when the upstream failed), `amount` the ceiling that was signed,
     `served_total` the gateway's sum of charges on the channel. `digest` is the payment's id everywhere
     in the network. `attempts` counts the signatures it took.
+
+    A metered stream is charged at its end: until then `charged` is the ceiling and `receipt` None. `is_repeated` says
+    that the answer was given before, under the same identifier: nothing was charged for it again.
     """
 
     digest: bytes
@@ -23,8 +26,14 @@ class Payment:
     amount: int
     charged: int
     served_total: int
-    receipt: SignedReceipt
+    receipt: SignedReceipt | None
     attempts: int
+    is_repeated: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the gateway has given its word on what was charged."""
+        return self.receipt is not None
 
 
 class PaidResponse(httpx.Response):

@@ -13,12 +13,13 @@ from machpay.client.transport import describe
 
 
 class PaidStream(httpx.AsyncByteStream):
-    """`ended` is called once, unless the line breaks: then `broken` gives the error to raise."""
+    """`ended` is called once, at the end or when the caller has stopped reading, unless the line breaks: then `broken`
+    gives the error to raise."""
 
     def __init__(
         self,
         inner: httpx.AsyncByteStream,
-        ended: Callable[[], None],
+        ended: Callable[[], Awaitable[None]],
         broken: Callable[[httpx.TransportError], Awaitable[ClientError]],
     ) -> None:
         self._inner = inner
@@ -38,12 +39,12 @@ class PaidStream(httpx.AsyncByteStream):
         await self._inner.aclose()
         if not self._is_over:
             self._is_over = True
-            self._ended()
+            await self._ended()
 
 
 def hand_on(
     response: httpx.Response,
-    ended: Callable[[], None],
+    ended: Callable[[], Awaitable[None]],
     broken: Callable[[str], Awaitable[ClientError]],
 ) -> None:
     """Make an unread `response` report how its body ends."""
@@ -57,4 +58,7 @@ def hand_on_free(response: httpx.Response, url: str) -> None:
     async def broken(detail: str) -> ClientError:
         return GatewayUnreachableError(url, detail)
 
-    hand_on(response, lambda: None, broken)
+    async def ended() -> None:
+        pass
+
+    hand_on(response, ended, broken)

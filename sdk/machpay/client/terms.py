@@ -4,8 +4,9 @@ Network, program, genesis hash and token must be the configured ones, the gatewa
 had, the request hash our own, and the price within the limit.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from solders.pubkey import Pubkey
@@ -44,6 +45,14 @@ class Call:
         if offer.binding == "route":
             return route_hash(self.method, self.path)
         return request_hash(self.method, self.target, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What a 402 asks for, checked: the offer we take, and the x402 extensions the gateway understands."""
+
+    offer: Offer
+    extensions: Mapping[str, Any]
 
 
 def origin_of(url: str) -> str:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -76,6 +77,7 @@ def parse_hex(value: object, field: str, size: int) -> bytes:
     return bytes.fromhex(value)
 
 
+@lru_cache(maxsize=256)
 def to_rfc3339(unix_seconds: int) -> str:
     """Whole seconds UTC, for example `2026-11-21T11:20:00Z`."""
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

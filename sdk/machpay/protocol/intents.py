@@ -11,10 +11,10 @@ them. Amounts are atomic units of the token, deadlines unix seconds.
 
 import hashlib
 import struct
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.encoding import I64_MAX, U64_MAX
@@ -26,10 +26,11 @@ MESSAGE_LENGTH: Final = 60
 CONTEXT_LENGTH: Final = 16
 _CONTEXT_TAG: Final = b"machpay:context:v1"
 _DIGEST_TAG: Final = b"machpay:intent:v1"
+_TERMS: Final = struct.Struct("<16sQq")
+_TOTAL: Final = struct.Struct("<Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Voucher:
+class Voucher(msgspec.Struct, frozen=True, gc=False):
     """The part of an intent that the chain needs: everything the agent has authorised on one channel so
     far."""
 
@@ -46,9 +47,11 @@ class Voucher:
         return verify(agent, self.message, self.signature)
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentIntent:
-    """An unsigned payment: at most `amount` for one request, raising the channel's total to `cumulative`."""
+class PaymentIntent(msgspec.Struct, frozen=True, dict=True):
+    """An unsigned payment: at most `amount` for one request, raising the channel's total to `cumulative`.
+
+    Its hashes are computed once: a gateway needs the context for the signature, the voucher and the digest.
+    """
 
     channel: Pubkey
     cumulative: int
@@ -66,11 +69,15 @@ class PaymentIntent:
             raise MalformedError("request_hash must have 32 bytes")
 
     def _terms(self) -> bytes:
-        return self.nonce.bytes + struct.pack("<Qq", self.amount, self.deadline) + self.request_hash
+        return _TERMS.pack(self.nonce.bytes, self.amount, self.deadline) + self.request_hash
 
     @property
     def context(self) -> bytes:
-        return hashlib.sha256(_CONTEXT_TAG + self._terms()).digest()[:CONTEXT_LENGTH]
+        context: bytes | None = self.__dict__.get("context")
+        if context is None:
+            context = hashlib.sha256(_CONTEXT_TAG + self._terms()).digest()[:CONTEXT_LENGTH]
+            self.__dict__["context"] = context
+        return context
 
     @property
     def message(self) -> bytes:
@@ -80,10 +87,11 @@ class PaymentIntent:
     @property
     def digest(self) -> bytes:
         """The payment's id, 32 bytes."""
-        terms = self._terms()
-        context = hashlib.sha256(_CONTEXT_TAG + terms).digest()[:CONTEXT_LENGTH]
-        message = voucher_message(self.channel, self.cumulative, context)
-        return hashlib.sha256(_DIGEST_TAG + message + terms).digest()
+        digest: bytes | None = self.__dict__.get("digest")
+        if digest is None:
+            digest = hashlib.sha256(_DIGEST_TAG + self.message + self._terms()).digest()
+            self.__dict__["digest"] = digest
+        return digest
 
     def sign(self, key: SigningKey) -> bytes:
         return key.sign(self.message)
@@ -101,4 +109,4 @@ def voucher_message(channel: Pubkey, cumulative: int, context: bytes) -> bytes:
         raise MalformedError(f"context must have {CONTEXT_LENGTH} bytes")
     if not 0 <= cumulative <= U64_MAX:
         raise MalformedError("cumulative must be an unsigned 64-bit integer")
-    return MESSAGE_PREFIX + bytes(channel) + struct.pack("<Q", cumulative) + context
+    return MESSAGE_PREFIX + bytes(channel) + _TOTAL.pack(cumulative) + context

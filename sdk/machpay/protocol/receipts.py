@@ -7,9 +7,9 @@
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.encoding import I64_MAX, U64_MAX, parse_b64, parse_hex, parse_u64, to_b64
@@ -18,10 +18,10 @@ from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey, verify
 
 RECEIPT_PREFIX: Final = b"MP\x01R"
 U16_MAX: Final = 2**16 - 1
+_FIELDS: Final = struct.Struct("<HQQq")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """What one payment came to."""
 
     digest: bytes
@@ -45,15 +45,14 @@ class Receipt:
         return (
             RECEIPT_PREFIX
             + self.digest
-            + struct.pack("<HQQq", self.http_status, self.charged, self.served_total, self.time)
+            + _FIELDS.pack(self.http_status, self.charged, self.served_total, self.time)
         )
 
     def sign(self, gateway: SigningKey) -> "SignedReceipt":
         return SignedReceipt(self, gateway.sign(self.message))
 
 
-@dataclass(frozen=True, slots=True)
-class SignedReceipt:
+class SignedReceipt(msgspec.Struct, frozen=True, gc=False):
     """A receipt and the gateway's signature over its bytes."""
 
     receipt: Receipt

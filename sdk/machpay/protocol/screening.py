@@ -31,7 +31,8 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What the client sent: a parsed payment, and the requirements it says it accepted."""
+    """What the client sent: a parsed payment, the requirements it says it accepted, and its own name for the payment
+    (see `identifiers`)."""
 
     agent: Pubkey
     gateway: Pubkey
@@ -40,6 +41,7 @@ class Attempt:
     scheme: str
     network: str
     asset: str
+    identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,11 +163,17 @@ def inner_payload(agent: Pubkey, gateway: Pubkey, intent: PaymentIntent, signatu
 
 
 def build_payload(
-    accepted: Requirements, agent: SigningKey, gateway: Pubkey, intent: PaymentIntent
+    accepted: Requirements,
+    agent: SigningKey,
+    gateway: Pubkey,
+    intent: PaymentIntent,
+    extensions: Mapping[str, Any] | None = None,
 ) -> PaymentPayload:
     """Sign `intent` and wrap it as the answer to `accepted`."""
     payload = inner_payload(agent.public, gateway, intent, intent.sign(agent))
-    return PaymentPayload(x402_version=VERSION, accepted=accepted, payload=payload)
+    return PaymentPayload(
+        x402_version=VERSION, accepted=accepted, payload=payload, extensions=dict(extensions or {})
+    )
 
 
 @dataclass(frozen=True, slots=True)
