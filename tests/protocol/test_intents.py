@@ -1,8 +1,8 @@
 """Intents and vouchers: what the sixty bytes bind, and which values they refuse."""
 
-import dataclasses
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +40,7 @@ def test_no_field_can_change_under_a_signature(intent, data):
         )
     )
     value = data.draw(strategy.filter(lambda drawn: drawn != getattr(intent, field)))
-    changed = dataclasses.replace(intent, **{field: value})
+    changed = msgspec.structs.replace(intent, **{field: value})
     assert changed.message != intent.message
     assert changed.digest != intent.digest
     assert not changed.is_signed_by(AGENT.public, intent.sign(AGENT))
@@ -62,11 +62,11 @@ def test_no_field_can_change_under_a_signature(intent, data):
 )
 def test_values_that_do_not_fit_their_bytes_are_malformed(changes):
     with pytest.raises(MalformedError):
-        dataclasses.replace(an_intent(), **changes)
+        msgspec.structs.replace(an_intent(), **changes)
 
 
 def test_largest_values_fit():
-    intent = dataclasses.replace(an_intent(), cumulative=U64_MAX, amount=U64_MAX, deadline=I64_MAX)
+    intent = msgspec.structs.replace(an_intent(), cumulative=U64_MAX, amount=U64_MAX, deadline=I64_MAX)
     assert intent.message[36:44] == b"\xff" * 8
 
 

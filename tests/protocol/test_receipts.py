@@ -1,7 +1,6 @@
 """Receipts: round trips, and every malformed field."""
 
-import dataclasses
-
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,4 +85,4 @@ def test_anything_but_an_object_is_refused(value):
 )
 def test_values_that_do_not_fit_their_bytes_are_malformed(changes):
     with pytest.raises(MalformedError):
-        dataclasses.replace(RECEIPT, **changes)
+        msgspec.structs.replace(RECEIPT, **changes)

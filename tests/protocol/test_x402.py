@@ -2,7 +2,6 @@
 
 import base64
 import json
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -217,7 +216,7 @@ def test_each_malformed_field_of_an_offers_extra_is_named(field, value):
 
 def test_an_ordinary_402_stays_below_the_header_limit_with_a_correction():
     offer = an_offer(amount=U64_MAX)
-    intent = replace(an_intent(), cumulative=U64_MAX)
+    intent = msgspec.structs.replace(an_intent(), cumulative=U64_MAX)
     requirements = offer.to_requirements()
     requirements.extra.update(
         x402.correction_json(x402.Correction(U64_MAX, intent.voucher(intent.sign(AGENT))))

@@ -2,10 +2,10 @@
 bounded sum."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from solders.hash import Hash
 
 from machpay import MachPayClient, MachPayConfig

@@ -88,8 +88,7 @@ class SettlementAnswer(msgspec.Struct):
     results: list[ItemResult]
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedPayment:
+class ResolvedPayment(msgspec.Struct, frozen=True):
     """One item, typed. `receipt` is None only in the minimal form."""
 
     agent: Pubkey
