@@ -11,6 +11,9 @@ PaymentsError(DomainError)
 ├── UnknownPayment       no payment with this digest was stored
 ├── NotBatchedYet        stored, and its batch is not final on the chain yet
 ├── ArchiveUnavailable   an archive of batches cannot be read or written
+├── IncompleteSnapshot   an account moved that the part of the chain which was read does not hold
+├── CaseClosed           the case was decided already
+├── ComplaintRefused     the complaint does not prove what it has to
 ├── ChainUnavailable     the chain could not be asked in time: try again
 └── ChainRegression      finalised state went backwards: wrong cluster or a broken RPC server
 """
@@ -72,9 +75,24 @@ class ArchiveUnavailable(PaymentsError):
     status = 503
 
 
+class IncompleteSnapshot(PaymentsError):
+    code = "incomplete_snapshot"
+    status = 503
+
+
 class ChainUnavailable(PaymentsError):
     code = "chain_unavailable"
     status = 503
+
+
+class CaseClosed(PaymentsError):
+    code = "case_closed"
+    status = 409
+
+
+class ComplaintRefused(PaymentsError):
+    code = "complaint_refused"
+    status = 422
 
 
 class ChainRegression(PaymentsError):

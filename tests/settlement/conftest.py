@@ -58,7 +58,7 @@ class Recon:
             return service(session)
 
     def sync(self) -> Applied:
-        return self.run(sync_chain)[1]
+        return self.run(sync_chain)
 
     def settle(self) -> list[int]:
         return self.run(settle)

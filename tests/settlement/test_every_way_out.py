@@ -297,7 +297,7 @@ def test_a_slash_settlement_in_the_window_and_a_sweep(recon: Recon, donated: int
     # Vendors come first: recon pays what was served out of what was forfeited.
     assert len(recon.settle()) == 1
     recon.rest()
-    assert recon.statuses(first) == ["SETTLED"]
+    assert recon.statuses(first) == ["SLASHED"]
     assert recon.liability(agent) == 0
     assert kinds(chart.forfeited(agent.pubkey, recon.mint)) == [("slash", BOND), ("settle", -3_000_000)]
     assert_term_by_term(recon, donated)

@@ -14,7 +14,7 @@ from apps.core.live import channel as live_channel
 from apps.core.redis import sync_redis
 from apps.ledger import chart
 from apps.ledger.selectors import statement
-from apps.payments.models import Settlement
+from apps.payments.models import Settlement, SettlementItem
 from apps.payments.services.chain_mirror import Applied
 from devnet.offers import ATLAS, LEXICON
 from tests.settlement.conftest import BOND, Recon
@@ -178,6 +178,7 @@ def test_a_finalised_rise_is_told_once_in_full_to_its_parties_and_without_names_
             "vendor": str(payer.vendor),
             "amount_atomic": str(payer.served),
             "settled_atomic": str(payer.served),
+            "transaction": SettlementItem.objects.get(channel=str(payer.channel)).settlement.signature,
         }
 
     times = {data.pop("time") for _topic, _event, data in heard}

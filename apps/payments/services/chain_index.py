@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import F, Max, QuerySet
+from django.db.models import F, Max, Min
 from django.db.models.functions import Greatest, Now
 from solders.pubkey import Pubkey
 
@@ -47,7 +47,9 @@ def position() -> ChainIndex:
 
 def newest_known_slot(*, below: int) -> int | None:
     """The slot of the newest stored transaction at or below slot `below`: a complete listing has to meet it."""
-    found: int | None = ChainTransaction.objects.filter(slot__lte=below).aggregate(newest=Max("slot"))["newest"]
+    found: int | None = ChainTransaction.objects.filter(slot__lte=below).aggregate(newest=Max("slot"))[
+        "newest"
+    ]
     return found
 
 
@@ -118,27 +120,42 @@ def snapshot_taken(slot: int) -> None:
     ChainIndex.objects.update(snapshot_slot=Greatest(F("snapshot_slot"), slot), snapshot_wanted="")
 
 
-def unapplied(*, through_slot: int, limit: int) -> list[IndexedEvent]:
-    """Events of up to `limit` transactions whose effects are not taken over yet, the oldest first."""
-    rows = ChainTransaction.objects.filter(state=State.READ, slot__lte=through_slot).order_by("slot")
-    return _events(rows.values_list("signature", flat=True)[:limit])
+def unapplied() -> list[str]:
+    """Signatures of transactions whose effects are not taken over yet, the oldest first."""
+    rows = ChainTransaction.objects.filter(state=State.READ).order_by("slot", "signature")
+    return list(rows.values_list("signature", flat=True))
+
+
+def events_of(signatures: Collection[str]) -> list[IndexedEvent]:
+    """The stored events of these transactions, the oldest first."""
+    rows = ChainEvent.objects.filter(transaction__in=signatures).order_by("slot", "id")
+    return [IndexedEvent(row.transaction_id, row.slot, row.kind, row.data) for row in rows]
+
+
+def slots_of(signatures: Collection[str]) -> list[int]:
+    """The slots of these transactions."""
+    return list(ChainTransaction.objects.filter(signature__in=signatures).values_list("slot", flat=True))
+
+
+def least_asked_missing() -> int | None:
+    """How often the transaction that was asked for the least of those that are listed, not shown, and newer than the
+    last whole snapshot, was asked for. None if nothing is missing: what events touched is then all that moved."""
+    newer = ChainTransaction.objects.filter(state=State.LISTED, slot__gt=position().snapshot_slot)
+    found: int | None = newer.aggregate(least=Min("attempts"))["least"]
+    return found
 
 
 def mark_applied(signatures: Collection[str]) -> None:
     """Their effects are in mirrors and ledger, inside the caller's transaction."""
     if signatures:
-        ChainTransaction.objects.filter(signature__in=signatures, state=State.READ).update(state=State.APPLIED)
+        ChainTransaction.objects.filter(signature__in=signatures, state=State.READ).update(
+            state=State.APPLIED
+        )
 
 
 def mark_applied_through(slot: int) -> None:
     """As `mark_applied`, for everything that is stored up to `slot`."""
     ChainTransaction.objects.filter(slot__lte=slot, state=State.READ).update(state=State.APPLIED)
-
-
-def unapplied_signatures(*, through_slot: int) -> list[str]:
-    """Transactions without any event count too."""
-    rows = ChainTransaction.objects.filter(state=State.READ, slot__lte=through_slot).order_by("slot")
-    return list(rows.values_list("signature", flat=True))
 
 
 def differing(read: ReadTransaction) -> bool:
@@ -156,11 +173,6 @@ def _insert(seen: Sequence[SignatureSeen], state: ChainTransaction.State) -> Non
         for each in sorted(seen, key=lambda each: each.signature)
     ]
     ChainTransaction.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
-
-
-def _events(signatures: "QuerySet[ChainTransaction, str]") -> list[IndexedEvent]:
-    rows = ChainEvent.objects.filter(transaction__in=list(signatures)).order_by("slot", "id")
-    return [IndexedEvent(row.transaction_id, row.slot, row.kind, row.data) for row in rows]
 
 
 def _rows(read: ReadTransaction) -> list[ChainEvent]:
@@ -184,9 +196,7 @@ def _rows(read: ReadTransaction) -> list[ChainEvent]:
 
 def _plain(event: Any) -> dict[str, Any]:
     """An event's fields as JSON holds them."""
-    return {
-        name: _value(getattr(event, name), kind) for name, kind in program_events.fields(type(event))
-    }
+    return {name: _value(getattr(event, name), kind) for name, kind in program_events.fields(type(event))}
 
 
 def _value(value: Any, kind: str | type) -> Any:

@@ -5,32 +5,45 @@ the same rise is the same transfer. `apps.payments.services.chain_mirror` decide
 has the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from apps.ledger import chart
-from apps.ledger.selectors import balances_by_owner
+from apps.ledger.selectors import balances_by_owner, balances_of
 from apps.ledger.types import Leg, Transfer
 
 
 @dataclass(frozen=True, slots=True)
 class PostedBefore:
     """How far the ledger has followed bonds on their ways out, by agent. `forfeited` holds the agents whose
-    slash is posted, with nothing left perhaps."""
+    slash is posted, with nothing left perhaps; `held` what is in the bond or left of it, if it was read."""
 
     withdrawn: Mapping[str, int]
     forfeited: Mapping[str, int]
     swept: Mapping[str, int]
+    held: Mapping[str, int]
 
     @classmethod
-    def read(cls, mint: str) -> Self:
-        """Under the chain cursor's lock, without which nobody posts any of these."""
-        return cls(
-            withdrawn=balances_by_owner(chart.AccountKind.WITHDRAWN, mint),
-            forfeited=balances_by_owner(chart.AccountKind.FORFEITED, mint),
-            swept=balances_by_owner(chart.AccountKind.SWEPT, mint),
-        )
+    def read(cls, mint: str, agents: Collection[str] | None = None) -> Self:
+        """Of `agents`, or of all; under the chain cursor's lock, without which nobody posts any of these."""
+        kind = chart.AccountKind
+        if agents is None:
+            return cls(
+                withdrawn=balances_by_owner(kind.WITHDRAWN, mint),
+                forfeited=balances_by_owner(kind.FORFEITED, mint),
+                swept=balances_by_owner(kind.SWEPT, mint),
+                held={},
+            )
+        kinds = (kind.WITHDRAWN, kind.FORFEITED, kind.SWEPT, kind.BOND)
+        found = balances_of(kinds, mint, agents)
+
+        def of(kind: chart.AccountKind) -> dict[str, int]:
+            return {owner: amount for (each, owner), amount in found.items() if each == kind}
+
+        bonds, forfeited = of(kind.BOND), of(kind.FORFEITED)
+        held = {agent: bonds.get(agent, 0) + forfeited.get(agent, 0) for agent in agents}
+        return cls(of(kind.WITHDRAWN), forfeited, of(kind.SWEPT), held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +138,29 @@ def distribute(parties: Parties, *, amount: int, paid: int) -> Transfer:
         chart.TransferKind.DISTRIBUTE,
         debit=chart.owed(*vendor),
         credit=chart.settled(*vendor),
+        amount_atomic=amount,
+    )
+
+
+def reverse(parties: Parties, *, amount: int, total: int) -> Transfer:
+    """Credit that no bond covers. `total` is everything of this channel that was ever reversed, this included."""
+    vendor = (parties.vendor, parties.gateway, parties.mint)
+    return Transfer.move(
+        f"reverse:{parties.channel}:{total}",
+        chart.TransferKind.REVERSE,
+        debit=chart.unsettled(*vendor),
+        credit=chart.uncollected(*vendor),
+        amount_atomic=amount,
+    )
+
+
+def recollect(parties: Parties, *, amount: int, settled: int) -> Transfer:
+    """Reversed credit that a rise to `settled` pays after all."""
+    vendor = (parties.vendor, parties.gateway, parties.mint)
+    return Transfer.move(
+        f"recollect:{parties.channel}:{settled}",
+        chart.TransferKind.RECOLLECT,
+        debit=chart.uncollected(*vendor),
+        credit=chart.unsettled(*vendor),
         amount_atomic=amount,
     )

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Coalesce, Least, Now
+from django.db.models import QuerySet
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 from solders.pubkey import Pubkey
 
 from apps.payments.locks import lock_channels
 from apps.payments.models import Channel, Settlement, SettlementItem
+from apps.payments.selectors.due import DuePolicy, due_channels
 from machpay.protocol.intents import Voucher
 
 State = Settlement.State
@@ -26,19 +27,10 @@ _BACKOFF_LIMIT: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class DuePolicy:
-    """When a channel is worth a transaction: at least `minimum_atomic` to pay, and either `trigger_atomic` or
-    more of it, or unsettled for `max_age`."""
-
-    minimum_atomic: int
-    trigger_atomic: int
-    max_age: timedelta
-
-
-@dataclass(frozen=True, slots=True)
 class DueChannel:
     """A channel to settle: its highest voucher, and `up_to_atomic`, the charges recorded for it. `failures`
-    counts its settlements that failed or paid nothing since the last one that paid."""
+    counts its settlements that failed or paid nothing since the last one that paid; `on_chain` says that the account
+    exists."""
 
     address: str
     agent: str
@@ -50,6 +42,7 @@ class DueChannel:
     up_to_atomic: int
     settled_atomic: int
     failures: int = 0
+    on_chain: bool = False
 
     @property
     def payable_atomic(self) -> int:
@@ -79,24 +72,14 @@ class OpenSettlement:
 def claim_due_channels(
     *, policy: DuePolicy, limit: int, vendor: str | None = None, now: datetime | None = None
 ) -> list[DueChannel]:
-    """Lock up to `limit` due channels that no settlement has under way, the longest unsettled first. Those
-    of agents with an empty bond are not due: there is nothing to pay them from.
+    """Lock up to `limit` due channels (`due_channels`), the longest unsettled first.
 
     Rows that another worker has claimed are skipped. The claim lasts as long as the caller's transaction
     (required): build and sign inside it, without I/O, and call `store_settlement` for what was signed.
     """
     if not transaction.get_connection().in_atomic_block:
         raise transaction.TransactionManagementError("claiming channels needs the caller's transaction")
-    moment = now or timezone.now()
-    payable = Least("highest_cumulative_atomic", "charged_total_atomic") - F("settled_atomic")
-    due = (
-        Channel.objects.filter(in_flight=None, unsettled_since__isnull=False, highest_cumulative_atomic__gt=0)
-        .filter(Q(settle_after=None) | Q(settle_after__lte=moment))
-        .filter(Q(agent__bond_atomic__gt=0) | Q(agent__forfeited_atomic__gt=0))
-        .alias(payable=payable)
-        .filter(payable__gte=max(policy.minimum_atomic, 1))
-        .filter(Q(payable__gte=policy.trigger_atomic) | Q(unsettled_since__lte=moment - policy.max_age))
-    )
+    due = due_channels(policy, now=now or timezone.now())
     if vendor is not None:
         due = due.filter(vendor=vendor)
     claimed = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))
@@ -112,6 +95,7 @@ def claim_due_channels(
             up_to_atomic=row.charged_total_atomic,
             settled_atomic=row.settled_atomic,
             failures=row.settle_failures,
+            on_chain=row.slot > 0,
         )
         for row in claimed[:limit]
     ]

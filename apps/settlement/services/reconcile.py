@@ -22,7 +22,8 @@ from apps.ledger.types import Book
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.settlement.chain import ChainSession
 from apps.settlement.errors import SettlementPaused
-from apps.settlement.services.sync import announce
+from apps.settlement.services.announce import announce
+from apps.settlement.services.sync import newest_transactions
 from machpay.chain.client import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -177,9 +178,10 @@ def _look(chain: ChainSession) -> Reconciliation | None:
         return None
     with transaction.atomic():
         # It locks the chain cursor, so until the commit nobody takes the ledger to another slot.
+        transactions = newest_transactions()
         applied = apply_chain_snapshot(snapshot)
         books = Books.read(str(chain.network.mint)) if applied.slot == snapshot.slot else None
-    announce(applied)
+    announce(applied, transactions)
     return None if books is None else compare(snapshot, before, books)
 
 

@@ -5,7 +5,7 @@ transaction without I/O -> commit -> send. Before the commit nothing has left th
 stored bytes are the only ones ever sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -21,13 +21,14 @@ from solders.pubkey import Pubkey
 
 from apps.payments.selectors.bonds import payable_bonds
 from apps.payments.selectors.lookup_tables import tables_holding
+from apps.payments.selectors.vendors import payout_accounts
 from apps.payments.services.settlements import DueChannel, DuePolicy, claim_due_channels, store_settlement
 from apps.settlement.chain import ChainSession, relayer_keypair
 from apps.settlement.errors import SettlementPaused
 from apps.settlement.services.plan import Plan, plan
 from apps.settlement.services.send import Outgoing, send_all
 from apps.settlement.services.sync import sync_chain
-from machpay.chain.client import Snapshot
+from machpay.chain.accounts import GlobalBond
 from machpay.chain.instructions import ChannelSettlement, settle_cumulative
 from machpay.chain.lookup_tables import LookupTable, choose_table, pair_addresses, shared_addresses
 from machpay.chain.network import Network
@@ -50,7 +51,6 @@ class _Basis:
     """What transactions are built from, all read before rows are locked."""
 
     network: Network
-    snapshot: Snapshot
     relayer: Keypair
     blockhash: Hash
     last_valid_block_height: int
@@ -66,8 +66,8 @@ def settle(chain: ChainSession, *, vendor: str | None = None) -> list[int]:
     then is sent by `follow`.
     """
     relayer = relayer_keypair()
-    snapshot, _ = sync_chain(chain)
-    _require_relayer(snapshot, relayer)
+    slot = sync_chain(chain).slot
+    _require_relayer(chain.run(chain.client.bond("finalized")), relayer)
     unit_price = chain.run(
         chain.client.priority_price(
             [chain.network.vault()], least=COMPUTE_UNIT_PRICE_MIN, most=settings.PRIORITY_PRICE_MAX
@@ -76,14 +76,14 @@ def settle(chain: ChainSession, *, vendor: str | None = None) -> list[int]:
     stored: list[int] = []
     for _ in range(CLAIMS_PER_RUN):
         blockhash, height = chain.run(chain.client.latest_blockhash())
-        basis = _Basis(chain.network, snapshot, relayer, blockhash, height, unit_price)
+        basis = _Basis(chain.network, relayer, blockhash, height, unit_price)
         outgoing = _store_due(basis, vendor)
         stored += [item.settlement_id for item in outgoing]
         send_all(chain, outgoing)
         if not outgoing:
             break
     if stored:
-        log.info("settlements_sent", settlements=len(stored), first=stored[0], slot=snapshot.slot)
+        log.info("settlements_sent", settlements=len(stored), first=stored[0], slot=slot)
     return stored
 
 
@@ -97,12 +97,12 @@ def due_policy() -> DuePolicy:
     )
 
 
-def _require_relayer(snapshot: Snapshot, relayer: Keypair) -> None:
-    if snapshot.bond is None:
+def _require_relayer(bond: GlobalBond | None, relayer: Keypair) -> None:
+    if bond is None:
         raise SettlementPaused("the program is not initialised for this mint")
-    if snapshot.bond.relayer != relayer.pubkey():
+    if bond.relayer != relayer.pubkey():
         raise SettlementPaused(
-            f"the chain's relayer is {snapshot.bond.relayer}, RELAYER_KEYPAIR holds {relayer.pubkey()}"
+            f"the chain's relayer is {bond.relayer}, RELAYER_KEYPAIR holds {relayer.pubkey()}"
         )
 
 
@@ -110,26 +110,28 @@ def _store_due(basis: _Basis, vendor: str | None) -> list[Outgoing]:
     """Claim, sign and store in one transaction; what it returns is committed."""
     with transaction.atomic():
         claimed = claim_due_channels(policy=due_policy(), limit=CLAIM_CHANNELS, vendor=vendor)
-        # Intake may know a gateway that was registered after this snapshot; the next one has its vendor.
-        due = [each for each in claimed if Pubkey.from_string(each.vendor) in basis.snapshot.vendors]
+        # Intake may know a gateway that was registered after the mirrored slot; the next one has its vendor.
+        payouts = payout_accounts(channel.vendor for channel in claimed)
+        due = [each for each in claimed if each.vendor in payouts]
         plans = plan(
             due,
             payable_bonds(channel.agent for channel in due),
-            tables=_tables(basis, due),
-            existing=[c.address for c in due if c.voucher.channel in basis.snapshot.channels],
+            tables=_tables(basis, due, payouts),
+            existing=[channel.address for channel in due if channel.on_chain],
         )
-        return [_store(basis, each) for each in plans]
+        return [_store(basis, each, payouts[each.vendor]) for each in plans]
 
 
-def _tables(basis: _Basis, due: Sequence[DueChannel]) -> dict[str, LookupTable]:
+def _tables(
+    basis: _Basis, due: Sequence[DueChannel], payouts: Mapping[str, Pubkey]
+) -> dict[str, LookupTable]:
     """Per channel the table that holds all it looks up. A channel whose last settlement failed goes without, so
     that whatever is wrong with a table holds up no payment."""
     sound = [channel for channel in due if not channel.failures]
     listed = tables_holding(channel.address for channel in sound)
     found = {}
     for channel in sound:
-        vendor = Pubkey.from_string(channel.vendor)
-        payout = basis.snapshot.vendors[vendor].payout
+        vendor, payout = Pubkey.from_string(channel.vendor), payouts[channel.vendor]
         agent, gateway = Pubkey.from_string(channel.agent), Pubkey.from_string(channel.gateway)
         looked_up = [
             *shared_addresses(basis.network, vendor=vendor, payout=payout),
@@ -141,9 +143,9 @@ def _tables(basis: _Basis, due: Sequence[DueChannel]) -> dict[str, LookupTable]:
     return found
 
 
-def _store(basis: _Basis, plan: Plan) -> Outgoing:
+def _store(basis: _Basis, plan: Plan, payout: Pubkey) -> Outgoing:
     signed = sign_transaction(
-        _instructions(basis, plan),
+        _instructions(basis, plan, payout),
         payer=basis.relayer,
         signers=[],
         blockhash=basis.blockhash,
@@ -159,15 +161,14 @@ def _store(basis: _Basis, plan: Plan) -> Outgoing:
     return Outgoing(settlement_id, signed.raw, send_count=0)
 
 
-def _instructions(basis: _Basis, plan: Plan) -> list[Instruction]:
-    vendor = Pubkey.from_string(plan.vendor)
+def _instructions(basis: _Basis, plan: Plan, payout: Pubkey) -> list[Instruction]:
     channels = [
         ChannelSettlement(
             agent=Pubkey.from_string(channel.agent),
             gateway=Pubkey.from_string(channel.gateway),
             voucher=channel.voucher,
             up_to=channel.up_to_atomic,
-            create=channel.voucher.channel not in basis.snapshot.channels,
+            create=not channel.on_chain,
         )
         for channel in plan.channels
     ]
@@ -177,8 +178,8 @@ def _instructions(basis: _Basis, plan: Plan) -> list[Instruction]:
         *settle_cumulative(
             basis.network,
             relayer=basis.relayer.pubkey(),
-            vendor=vendor,
-            payout=basis.snapshot.vendors[vendor].payout,
+            vendor=Pubkey.from_string(plan.vendor),
+            payout=payout,
             channels=channels,
         ),
     ]

@@ -1,0 +1,114 @@
+"""The indexer: every event of the program, from the finalised history of its event authority.
+
+The history is listed from the newest down to a little below where the index ends, so that a transaction which a server
+lists late is still met, and until it meets a transaction that is known: a history that ends before is a gap. What was
+listed and cannot be shown yet is remembered and asked for again. Several workers may do all of this at once.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from apps.payments.services import chain_index
+from apps.payments.services.chain_index import ReadTransaction
+from apps.settlement.chain import ChainSession
+from machpay.chain.client import SIGNATURES_PER_CALL_MAX, ChainClient, SignatureSeen
+from machpay.chain.errors import DecodeError
+from machpay.chain.traces import Recorded
+
+log = structlog.get_logger(__name__)
+
+# A server indexes a block's transactions a moment after the block, and an address may be several servers.
+OVERLAP_SLOTS: Final = 64
+# The first look of a quiet network is small; a page is what a cluster answers at most.
+_FIRST_PAGE: Final = 50
+_CONCURRENT_READS: Final = 8
+_STORED_TOGETHER: Final = 200
+_WAITING_PER_RUN: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What one look found: it reaches finalised `slot`; `transactions` were read, with `events` new events."""
+
+    slot: int
+    transactions: int
+    events: int
+
+
+def index_events(chain: ChainSession) -> Indexed:
+    """Bring the index up to the newest finalised slot. Raises `RpcUnavailable`; what was stored by then stays."""
+    reached = chain_index.position().slot
+    slot = chain.run(chain.client.slot("finalized"))
+    floor = max(reached - OVERLAP_SLOTS, 0)
+    listed, met = chain.run(list_down_to(chain.client, floor))
+    if not met and chain_index.newest_known_slot(below=floor) is not None:
+        # The last slot that is known to be indexed no longer is in the history: something between may be lost.
+        log.error("chain_index_gap", indexed_through=reached, floor=floor)
+        chain_index.want_snapshot(f"the history does not reach back to slot {floor}")
+    unread = chain_index.not_read(each.signature for each in listed)
+    wanted = {each.signature: each for each in chain_index.waiting(limit=_WAITING_PER_RUN)}
+    wanted |= {each.signature: each for each in listed if each.signature in unread}
+    ordered = sorted(wanted.values(), key=lambda each: each.slot)
+    read, events = read_and_store(chain, ordered)
+    chain_index.advance(slot)
+    return Indexed(slot, read, events)
+
+
+def read_and_store(chain: ChainSession, wanted: Sequence[SignatureSeen]) -> tuple[int, int]:
+    """Read these transactions and store their events; returns how many were shown, and how many events are new."""
+    shown = new = 0
+    for start in range(0, len(wanted), _STORED_TOGETHER):
+        part = wanted[start : start + _STORED_TOGETHER]
+        answers = chain.run(read_transactions(chain.client, part))
+        missing = [seen for seen, answer in zip(part, answers, strict=True) if answer is None]
+        found = []
+        for seen, answer in zip(part, answers, strict=True):
+            if isinstance(answer, DecodeError):
+                log.error("chain_transaction_unreadable", signature=seen.signature, error=str(answer))
+                chain_index.store_unreadable(seen, error=str(answer))
+            elif answer is not None:
+                found.append(ReadTransaction(seen, answer))
+        new += chain_index.store(found)
+        shown += len(found)
+        if missing:
+            log.warning("chain_transactions_missing", count=len(missing), first=missing[0].signature)
+            chain_index.store_missing(missing)
+    return shown, new
+
+
+async def list_down_to(client: ChainClient, floor: int) -> tuple[list[SignatureSeen], bool]:
+    """The event authority's successful transactions above slot `floor`, the newest first, and whether the history
+    reached a transaction at or below it."""
+    network = client.network
+    if network is None:
+        raise ValueError("this client was made without a network")
+    listed: list[SignatureSeen] = []
+    before, limit = None, _FIRST_PAGE
+    while True:
+        page = await client.signatures_of(network.event_authority(), before=before, limit=limit)
+        listed += [each for each in page if each.slot > floor and not each.failed]
+        if page and page[-1].slot <= floor:
+            return listed, True
+        if len(page) < limit:
+            return listed, False
+        before, limit = page[-1].signature, SIGNATURES_PER_CALL_MAX
+
+
+async def read_transactions(
+    client: ChainClient, wanted: Sequence[SignatureSeen]
+) -> list[Sequence[Recorded] | DecodeError | None]:
+    """What each transaction recorded; None for one that the server does not show (yet)."""
+    slots = asyncio.Semaphore(_CONCURRENT_READS)
+
+    async def read(seen: SignatureSeen) -> Sequence[Recorded] | DecodeError | None:
+        async with slots:
+            try:
+                return await client.events(seen.signature, "finalized")
+            except DecodeError as error:
+                return error
+
+    return await asyncio.gather(*(read(each) for each in wanted))
