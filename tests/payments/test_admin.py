@@ -9,8 +9,9 @@ from django.db.models import Model
 from django.urls import reverse
 
 from apps.payments.models import Settlement
+from apps.payments.selectors.due import DuePolicy
 from apps.payments.services.chain_mirror import apply_chain_snapshot
-from apps.payments.services.settlements import DuePolicy, claim_due_channels, store_settlement
+from apps.payments.services.settlements import claim_due_channels, store_settlement
 from tests.payments.conftest import deliver, registered
 from tests.payments.factories import Payer, agent_account, chain_state
 

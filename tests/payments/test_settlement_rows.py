@@ -8,11 +8,11 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from apps.payments.models import Channel, Settlement, SettlementItem
+from apps.payments.selectors.due import DuePolicy
 from apps.payments.services import network
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.settlements import (
     DueChannel,
-    DuePolicy,
     begin_send,
     claim_due_channels,
     mark_confirmed,

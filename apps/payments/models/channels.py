@@ -93,6 +93,7 @@ class Channel(models.Model):
                 name="payments_channel_reversed",
                 condition=Q(uncollected_atomic__gt=0),
             ),
+            models.Index(fields=["vendor"], name="payments_channel_owed", condition=Q(owed_atomic__gt=0)),
             models.Index(
                 fields=["in_flight"], name="payments_channel_in_flight", condition=Q(in_flight__isnull=False)
             ),

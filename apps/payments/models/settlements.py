@@ -72,6 +72,12 @@ class Settlement(models.Model):
                 | (~Q(state__in=["FINALIZED", "FAILED"]) & Q(ended_at__isnull=True)),
                 name="payments_settlement_end",
             ),
+            # A second one would find nothing owed any more.
+            models.UniqueConstraint(
+                fields=["vendor"],
+                name="payments_settlement_one_distribution",
+                condition=Q(kind="DISTRIBUTE") & ~Q(state__in=["FINALIZED", "FAILED"]),
+            ),
         )
         indexes = (
             models.Index(
