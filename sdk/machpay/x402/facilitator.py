@@ -1,15 +1,14 @@
 """The network's facilitator (`<relayer>/facilitator`: /supported, /verify, /settle) for the stock `x402` package.
 
-`MachPayFacilitatorClient` is the stock HTTP client that signs its requests with the gateway's key and hands what
-corrects a client's total on to the server's scheme: the stock classes drop it. `MachPayFacilitatorScheme` lets a
-facilitator of one's own offer MachPay bonds by asking the network's.
+`MachPayFacilitatorClient` is the stock HTTP client that hands what corrects a client's total on to the server's scheme:
+the stock one drops it. `MachPayFacilitatorScheme` lets a facilitator of one's own offer MachPay bonds by asking the
+network's.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-import httpx
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient, HTTPFacilitatorClientSync
 from x402.interfaces import FacilitatorContext
 from x402.schemas import (
@@ -22,8 +21,6 @@ from x402.schemas import (
     VerifyResponse,
 )
 
-from machpay.protocol.keys import SigningKey
-from machpay.protocol.signed_requests import sign_request
 from machpay.protocol.x402 import SCHEME
 
 TIMEOUT_S: Final = 30.0
@@ -41,11 +38,10 @@ def take_correction() -> Mapping[str, Any]:
 
 
 class MachPayFacilitatorClient(HTTPFacilitatorClient):
-    """For `x402ResourceServer`. `url` is the facilitator's; with the gateway's `key` requests are signed."""
+    """For `x402ResourceServer`. `url` is the facilitator's."""
 
-    def __init__(self, url: str, key: SigningKey | None = None) -> None:
-        http = httpx.AsyncClient(timeout=TIMEOUT_S, auth=None if key is None else _Signed(key))
-        super().__init__(FacilitatorConfig(url=url, timeout=TIMEOUT_S, http_client=http))
+    def __init__(self, url: str) -> None:
+        super().__init__(FacilitatorConfig(url=url, timeout=TIMEOUT_S))
 
     async def verify(
         self,
@@ -54,17 +50,12 @@ class MachPayFacilitatorClient(HTTPFacilitatorClient):
     ) -> VerifyResponse:
         return _remembered(await super().verify(payload, requirements))
 
-    async def aclose(self) -> None:
-        if self._http_client is not None:
-            await self._http_client.aclose()
-
 
 class MachPayFacilitatorClientSync(HTTPFacilitatorClientSync):
-    """For `x402ResourceServerSync`. `url` is the facilitator's; with the gateway's `key` requests are signed."""
+    """For `x402ResourceServerSync`. `url` is the facilitator's."""
 
-    def __init__(self, url: str, key: SigningKey | None = None) -> None:
-        http = httpx.Client(timeout=TIMEOUT_S, auth=None if key is None else _Signed(key))
-        super().__init__(FacilitatorConfig(url=url, timeout=TIMEOUT_S, http_client=http))
+    def __init__(self, url: str) -> None:
+        super().__init__(FacilitatorConfig(url=url, timeout=TIMEOUT_S))
 
     def verify(
         self,
@@ -73,10 +64,6 @@ class MachPayFacilitatorClientSync(HTTPFacilitatorClientSync):
     ) -> VerifyResponse:
         return _remembered(super().verify(payload, requirements))
 
-    def close(self) -> None:
-        if self._http_client is not None:
-            self._http_client.close()
-
 
 class MachPayFacilitatorScheme:
     """For an `x402Facilitator`: answers with the word of the network's facilitator at `url`."""
@@ -84,8 +71,8 @@ class MachPayFacilitatorScheme:
     scheme = SCHEME
     caip_family = "solana:*"
 
-    def __init__(self, url: str, key: SigningKey | None = None) -> None:
-        self._client = MachPayFacilitatorClientSync(url, key)
+    def __init__(self, url: str) -> None:
+        self._client = MachPayFacilitatorClientSync(url)
 
     def get_extra(self, network: str) -> dict[str, Any] | None:
         """The deployment: programId, domain."""
@@ -120,20 +107,6 @@ class MachPayFacilitatorScheme:
     def _kind(self, network: str) -> SupportedKind | None:
         kinds = self._client.get_supported().kinds
         return next((kind for kind in kinds if (kind.scheme, kind.network) == (SCHEME, network)), None)
-
-
-class _Signed(httpx.Auth):
-    """The network's signed requests, with the gateway's key."""
-
-    requires_request_body = True
-
-    def __init__(self, key: SigningKey) -> None:
-        self._key = key
-
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        target = request.url.raw_path.decode("ascii")
-        request.headers.update(sign_request(self._key, request.method, target, request.content))
-        yield request
 
 
 def _remembered(verified: VerifyResponse) -> VerifyResponse:

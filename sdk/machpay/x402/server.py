@@ -1,42 +1,37 @@
-"""MachPay bonds at a stock `x402ResourceServer`: any server of the x402 package becomes a vendor's gateway.
+"""MachPay bonds at a stock `x402ResourceServer`: its vendor needs no gateway of ours.
 
-    facilitator = MachPayFacilitatorClient("https://relayer.example/facilitator", key)
-    server = x402ResourceServer(facilitator).register(network.caip2, MachPayServerScheme(network, key))
+    url = "https://relayer.example/facilitator"
+    scheme = await MachPayServerScheme.hosted(url, network, vendor)
+    server = x402ResourceServer(MachPayFacilitatorClient(url)).register(network.caip2, scheme)
 
-`key` is a gateway key, registered on chain for the vendor that routes pay to; with it the server signs a receipt for
-everything it charges. The middleware does not show a scheme the request's body: payments are bound to method and path.
+`vendor` is what routes pay to; the facilitator holds the key of the gateway that is registered on chain for it and
+signs the receipts. The middleware does not show a scheme the request's body: payments are bound to method and path.
 """
 
-import time
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Self
 
+from solders.pubkey import Pubkey
 from x402.interfaces import PaymentFlowConfig, SchemePaymentRequiredContext
 from x402.schemas import (
     AssetAmount,
     PaymentRequirements,
     Price,
-    SettleResponse,
-    SettleResultContext,
     SupportedKind,
 )
 
+from machpay.chain.hosting import FacilitatorError, hosted_gateway
 from machpay.chain.network import Network
-from machpay.protocol.encoding import parse_hex, parse_u64
-from machpay.protocol.keys import SigningKey
-from machpay.protocol.receipts import Receipt
+from machpay.protocol.encoding import parse_u64
 from machpay.protocol.requests import route_hash
 from machpay.protocol.x402 import INTENT_VERSION, SCHEME
 from machpay.x402.facilitator import take_correction
 from machpay.x402.wallet import USDC_DECIMALS
 
-SERVED_STATUS: Final = 200
-"""The status in a receipt: the middleware settles for answers below 400 and does not show a scheme which."""
-
 
 class MachPayServerScheme:
-    """The server's side of the scheme. `gateway` signs receipts and is the key of the channels."""
+    """The server's side of the scheme. `gateways` are those of the vendors it sells for, all in base58."""
 
     scheme = SCHEME
     default_asset_transfer_method = "default"
@@ -44,9 +39,23 @@ class MachPayServerScheme:
         "default": {"supported": ("authorization",), "default": "authorization"}
     }
 
-    def __init__(self, network: Network, gateway: SigningKey) -> None:
+    def __init__(self, network: Network, gateways: Mapping[str, str]) -> None:
         self._network = network
-        self._gateway = gateway
+        self._gateways = dict(gateways)
+
+    @classmethod
+    async def hosted(cls, facilitator_url: str, network: Network, *vendors: str) -> Self:
+        """With the gateways that the facilitator hosts for these vendors (base58). Raises `FacilitatorError`, also for
+        one that is not registered on chain: `machpay.chain.hosting` does that."""
+        gateways = {}
+        for vendor in vendors:
+            found = await hosted_gateway(facilitator_url, Pubkey.from_string(vendor))
+            if not found.registered:
+                raise FacilitatorError(
+                    f"gateway {found.gateway} of vendor {vendor} is not registered on chain"
+                )
+            gateways[vendor] = found.gateway
+        return cls(network, gateways)
 
     def parse_price(self, price: Price | Mapping[str, Any], network: str) -> AssetAmount:
         """`"$0.001"`, `0.001` or an `AssetAmount` of the network's token, as atomic units. Raises `ValueError`."""
@@ -70,16 +79,20 @@ class MachPayServerScheme:
     def enhance_payment_requirements(
         self, requirements: PaymentRequirements, supported_kind: SupportedKind, extensions: list[str]
     ) -> PaymentRequirements:
-        """Name the deployment and the gateway. Raises `ValueError` for a facilitator of another deployment."""
+        """Name the deployment and the gateway. Raises `ValueError` for a facilitator of another deployment and a
+        vendor whose gateway is not known."""
         ours = {"programId": str(self._network.program_id), "domain": str(self._network.domain)}
         for name, value in ours.items():
             theirs = (supported_kind.extra or {}).get(name, value)
             if theirs != value:
                 raise ValueError(f"the facilitator's {name} is {theirs}, this server's is {value}")
+        gateway = self._gateways.get(requirements.pay_to)
+        if gateway is None:
+            raise ValueError(f"no gateway of vendor {requirements.pay_to} is known")
         extra = {
             **requirements.extra,
             **ours,
-            "gateway": self._gateway.pubkey,
+            "gateway": gateway,
             "intentVersion": INTENT_VERSION,
             "binding": "route",
         }
@@ -100,22 +113,6 @@ class MachPayServerScheme:
             entry.model_copy(update={"extra": {**entry.extra, **added}}) if self._is_ours(entry) else entry
             for entry in context.requirements
         ]
-
-    def enrich_settlement_response(self, context: SettleResultContext) -> dict[str, Any] | None:
-        """The gateway's receipt for what the facilitator has taken, unless it came with one."""
-        result: SettleResponse = context.result
-        extra = result.extra or {}
-        if "receipt" in extra:
-            return None
-        charged = parse_u64(result.amount or context.requirements.get_amount(), "amount")
-        receipt = Receipt(
-            digest=parse_hex(extra.get("commitmentId"), "commitmentId", 32),
-            http_status=SERVED_STATUS,
-            charged=charged,
-            served_total=parse_u64(extra.get("servedTotal"), "servedTotal"),
-            time=int(time.time()),
-        )
-        return {"receipt": receipt.sign(self._gateway).to_json()}
 
     def _is_ours(self, entry: PaymentRequirements) -> bool:
         return entry.scheme == SCHEME and entry.network == self._network.caip2
