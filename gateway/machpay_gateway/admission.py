@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.events import REQUEST_BLOCKED
+from machpay.protocol.identifiers import read_identifier
 from machpay.protocol.requests import Binding
 from machpay.protocol.screening import Attempt, Offer, Reject
 from machpay.protocol.x402 import PaymentResponse, decode_payload, parse_terms
@@ -16,7 +17,7 @@ from machpay_gateway import decide
 from machpay_gateway import headers as names
 from machpay_gateway.answers import respond_payment_required
 from machpay_gateway.challenge import Challenges, corrective, encode, header
-from machpay_gateway.decide import Credit, Forward, LookUp
+from machpay_gateway.decide import Credit, Forward, LookUp, Repeat
 from machpay_gateway.errors import RequestError
 from machpay_gateway.events import Events
 from machpay_gateway.metrics import Metrics
@@ -71,6 +72,7 @@ class Admission:
         try:
             payload = decode_payload(payment_header)
             terms = parse_terms(payload.payload)
+            identifier = read_identifier(payload.extensions) if payload.extensions else None
         except MalformedError as error:
             raise RequestError(400, "malformed_payment", error.detail) from error
         channel = self._settings.network.channel(terms.agent, self._settings.key.public)
@@ -83,10 +85,12 @@ class Admission:
             scheme=accepted.scheme,
             network=accepted.network,
             asset=accepted.asset,
+            identifier=identifier,
         )
 
-    async def admit(self, attempt: Attempt, asked: Asked) -> Ticket | Reject:
-        """Decide, and reserve in the same step. Raises 503 if the agent's credit cannot be known in time."""
+    async def admit(self, attempt: Attempt, asked: Asked, digest: bytes) -> Ticket | Reject | Repeat:
+        """Decide, and reserve in the same step. `digest` is the attempt's. Raises 503 if the agent's credit cannot be
+        known in time."""
         price = asked.route.price_atomic
         offer = Offer(
             price=price,
@@ -106,8 +110,8 @@ class Admission:
                 )
             decision = decide.admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
         if isinstance(decision, Forward):
-            return self._payments.accept(attempt, decision.price)
-        if isinstance(decision, Reject):
+            return self._payments.accept(attempt, decision.price, digest)
+        if isinstance(decision, Reject | Repeat):
             return decision
         raise AssertionError("a payment was offered and its credit is known")
 
@@ -128,6 +132,9 @@ class Admission:
         extra: dict[str, object] = {}
         if code is RefusalCode.CUMULATIVE_TOO_LOW:
             extra = corrective(*self._payments.correction(attempt.agent))
+        elif code is RefusalCode.REQUEST_MISMATCH:
+            # A stock client's scheme sees this header only, not the new 402.
+            extra = {"requestHash": asked.request_hash.hex(), "binding": asked.binding}
         body = self._challenges.refused(
             route, asked.url, asked.binding, asked.request_hash, code.value, extra
         )

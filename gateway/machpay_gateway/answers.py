@@ -5,6 +5,10 @@ from typing import Final
 
 import msgspec
 
+from machpay.protocol.offers import LOOKUP_PREFIX
+from machpay.protocol.receipts import SignedReceipt
+from machpay.protocol.x402 import PaymentResponse, encode_header
+from machpay_gateway.bindings import was_served
 from machpay_gateway.errors import RequestError
 from machpay_gateway.headers import CORS, Headers
 from machpay_gateway.request import Send
@@ -26,8 +30,23 @@ async def respond_json(send: Send, status: int, body: bytes) -> None:
     await respond(send, status, body, [(b"content-type", b"application/json"), _NO_STORE, *CORS])
 
 
+async def respond_with(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """An answer as it was given before: `headers` are whole but for a length that was not known then."""
+    if status in (204, 304) or any(name == b"content-length" for name, _ in headers):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    else:
+        await respond(send, status, body, headers)
+
+
 async def respond_problem(send: Send, error: RequestError, extra: Headers | None = None) -> None:
     """RFC 9457 problem details with a stable `code`."""
+    status, headers, body = problem(error, extra)
+    await respond(send, status, body, headers)
+
+
+def problem(error: RequestError, extra: Headers | None = None) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of a problem document."""
     body = msgspec.json.encode(
         {
             "type": "about:blank",
@@ -38,7 +57,43 @@ async def respond_problem(send: Send, error: RequestError, extra: Headers | None
         }
     )
     headers = [(b"content-type", PROBLEM_TYPE), _NO_STORE, *CORS, *error.headers, *(extra or [])]
-    await respond(send, error.status, body, headers)
+    return error.status, headers, body
+
+
+def outcome_header(network: str, payer: str, receipt: SignedReceipt) -> bytes:
+    """`PAYMENT-RESPONSE` of a payment whose outcome is known."""
+    signed = receipt.receipt
+    return encode_header(
+        PaymentResponse(
+            success=was_served(signed.http_status, signed.charged),
+            payer=payer,
+            network=network,
+            amount=str(signed.charged),
+            extra={
+                "commitmentId": signed.digest.hex(),
+                "servedTotal": str(signed.served_total),
+                "receipt": receipt.to_json(),
+            },
+        )
+    ).encode()
+
+
+def pending_header(network: str, payer: str, digest: bytes, ceiling: int, served: int) -> bytes:
+    """`PAYMENT-RESPONSE` of a metered stream that has just begun: at most `ceiling`; the look-up says what it was."""
+    return encode_header(
+        PaymentResponse(
+            success=True,
+            payer=payer,
+            network=network,
+            amount=str(ceiling),
+            extra={
+                "commitmentId": digest.hex(),
+                "servedTotal": str(served),
+                "pending": True,
+                "lookUp": f"{LOOKUP_PREFIX}{digest.hex()}",
+            },
+        )
+    ).encode()
 
 
 async def respond_payment_required(send: Send, body: bytes, headers: Headers) -> None:

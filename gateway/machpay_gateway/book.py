@@ -9,8 +9,18 @@ from solders.pubkey import Pubkey
 from machpay.chain.network import Network
 from machpay.protocol.intents import PaymentIntent, Voucher
 from machpay.protocol.receipts import Receipt, SignedReceipt
+from machpay_gateway.bindings import Binding, Bindings
 from machpay_gateway.log.join import Join, OpenPayment
-from machpay_gateway.log.records import Accept, ChannelTotals, Delivered, Header, Nonces, Outcome, Record
+from machpay_gateway.log.records import (
+    Accept,
+    ChannelTotals,
+    Delivered,
+    Header,
+    Identified,
+    Nonces,
+    Outcome,
+    Record,
+)
 from machpay_gateway.replay import ReplayGuard
 
 
@@ -43,9 +53,11 @@ class Channel:
 class Book:
     """Every channel, every open payment, the replay guard and the counters of one gateway."""
 
-    def __init__(self, network: Network, gateway: Pubkey) -> None:
+    def __init__(self, network: Network, gateway: Pubkey, bindings: Bindings | None = None) -> None:
+        """`bindings` is for who serves; a reader of the log needs none of its own limits."""
         self._network = network
         self._gateway = gateway
+        self.bindings = Bindings(0, 0) if bindings is None else bindings
         self._clear()
 
     def _clear(self) -> None:
@@ -96,6 +108,8 @@ class Book:
         match record:
             case Accept():
                 self._accept(record)
+            case Identified():
+                self._identify(record)
             case Outcome():
                 self._outcome(record)
             case ChannelTotals():
@@ -105,7 +119,8 @@ class Book:
             case Delivered(completed):
                 self.delivered = max(self.delivered, completed)
             case Header():
-                # A segment's snapshot is the whole truth at its start, whatever came before it.
+                # A segment's snapshot is the whole truth at its start, whatever came before it. Identifiers are not
+                # in it: the older segments are kept for them.
                 self._clear()
                 self.next_number = record.next_number
                 self.completed = record.completed
@@ -114,6 +129,8 @@ class Book:
         payment = self.join.apply(record)
         if payment is not None:
             self.completed += 1
+            if payment.identifier is not None and payment.outcome is not None:
+                self.bindings.complete(payment.accept.agent, payment.identifier, payment.outcome)
         return payment
 
     def _accept(self, accept: Accept) -> None:
@@ -124,6 +141,14 @@ class Book:
         channel.reserved += accept.price
         self.guard.add(accept.agent, accept.nonce, accept.deadline)
         self.next_number = max(self.next_number, accept.number + 1)
+
+    def _identify(self, record: Identified) -> None:
+        payment = self.join.open.get(record.number)
+        if payment is None:
+            return
+        accept = payment.accept
+        binding = Binding(accept.number, self.digest(payment), accept.request_hash, accept.accepted_at)
+        self.bindings.bind(accept.agent, record.identifier, binding)
 
     def _outcome(self, outcome: Outcome) -> None:
         payment = self.join.open.get(outcome.number)

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from machpay.protocol import identifiers
 from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.requests import Binding
 from machpay.protocol.x402 import (
@@ -26,6 +27,7 @@ _MAX_URL_BYTES: Final = 1024
 """A longer address is named by its route instead, so that the header stays below what servers accept."""
 _URL_MARK: Final = "\x00url\x00"
 _HASH_MARK: Final = "\x00hash\x00"
+_EXTENSIONS: Final = {identifiers.EXTENSION: dict(identifiers.DECLARATION)}
 
 
 class Challenges:
@@ -103,6 +105,7 @@ class Challenges:
             error=error,
             resource=Resource(url=url, description=route.description, mime_type=route.mime_type),
             accepts=[requirements],
+            extensions=_EXTENSIONS,
         )
 
     def _split(self, route: Route, binding: Binding) -> tuple[bytes, bytes, bytes]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from machpay.protocol.errors import RefusalCode
 from machpay.protocol.intents import Voucher
+from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.screening import Attempt, Offer, Reject, screen
 
 
@@ -35,10 +36,21 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """A payment of the same agent with the same identifier that was served or is in flight. `receipt` is None while it
+    is in flight."""
+
+    digest: bytes
+    same_request: bool
+    receipt: SignedReceipt | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """The agent's channel at this gateway and its credit. `credit` is None when nothing recent is known.
 
-    `cap` bounds what one agent may owe this gateway unsettled (0: no bound).
+    `cap` bounds what one agent may owe this gateway unsettled (0: no bound). `earlier` is what the payment's identifier
+    already stands for.
     """
 
     highest: int
@@ -47,6 +59,7 @@ class Standing:
     nonce_seen: bool
     credit: Credit | None
     cap: int
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,14 @@ class LookUp:
     """The signature is good, but nothing recent is known about the agent: ask the relayer, then `admit` again."""
 
 
-Decision = Forward | Challenge | Reject | LookUp
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The identifier was used before: answer by what became of that payment, and charge nothing."""
+
+    earlier: Earlier
+
+
+Decision = Forward | Challenge | Reject | LookUp | Repeat
 
 
 def decide(attempt: Attempt | None, offer: Offer, standing: Standing, now: float) -> Decision:
@@ -78,8 +98,10 @@ def decide(attempt: Attempt | None, offer: Offer, standing: Standing, now: float
     return screen(attempt, offer, now) or admit(attempt.intent.cumulative, offer.price, standing)
 
 
-def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject | LookUp:
+def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject | LookUp | Repeat:
     """Judge a payment that passed `screen` against the agent's standing."""
+    if standing.earlier is not None:
+        return Repeat(standing.earlier)
     if standing.nonce_seen:
         return Reject(RefusalCode.NONCE_REPLAYED, "a payment with this nonce was already accepted")
     credit = standing.credit

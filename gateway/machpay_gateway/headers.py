@@ -11,6 +11,11 @@ SIGNATURE: Final = SIGNATURE_HEADER.lower().encode()
 RESPONSE: Final = RESPONSE_HEADER.lower().encode()
 V1_PAYMENT: Final = b"x-payment"
 V1_RESPONSE: Final = b"x-payment-response"
+AMOUNT: Final = b"machpay-amount"
+"""How the upstream names what a metered answer costs, as a header or trailer."""
+PAYMENT: Final = b"machpay-payment"
+AGENT: Final = b"machpay-agent"
+"""What the upstream is told of a paid request: the payment's digest, and who pays."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -25,7 +30,7 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-_PAYMENT: Final = frozenset({REQUIRED, SIGNATURE, RESPONSE, V1_PAYMENT, V1_RESPONSE})
+_PAYMENT: Final = frozenset({REQUIRED, SIGNATURE, RESPONSE, V1_PAYMENT, V1_RESPONSE, AMOUNT, PAYMENT, AGENT})
 # What the client says about its own address or asks the upstream to read instead of the request line is not passed
 # on: the route that was paid for is the one in the request line.
 _REPLACED: Final = frozenset(
@@ -52,7 +57,12 @@ EXPOSED: Final = f"{REQUIRED_HEADER}, {RESPONSE_HEADER}".encode()
 CORS: Final[Headers] = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
 
 
-def to_upstream(received: Headers, *, client_host: str | None, scheme: str) -> list[tuple[str, str]]:
+def paid_by(digest: bytes, agent: str) -> Headers:
+    """What the upstream is told of the payment behind a request."""
+    return [(PAYMENT, digest.hex().encode()), (AGENT, agent.encode())]
+
+
+def to_upstream(received: Headers, *, client_host: str | None, scheme: str) -> Headers:
     """The request's headers for the upstream: end-to-end ones, and who asked for what in `X-Forwarded-*`."""
     listed = _listed_in_connection(received)
     passed = []
@@ -61,12 +71,12 @@ def to_upstream(received: Headers, *, client_host: str | None, scheme: str) -> l
         if name == b"host":
             host = value
         if name not in _NOT_TO_UPSTREAM and name not in listed:
-            passed.append((name.decode("latin-1"), value.decode("latin-1")))
+            passed.append((name, value))
     if client_host is not None:
-        passed.append(("X-Forwarded-For", client_host))
-    passed.append(("X-Forwarded-Proto", scheme))
+        passed.append((b"x-forwarded-for", client_host.encode()))
+    passed.append((b"x-forwarded-proto", scheme.encode()))
     if host:
-        passed.append(("X-Forwarded-Host", host.decode("latin-1")))
+        passed.append((b"x-forwarded-host", host))
     return passed
 
 

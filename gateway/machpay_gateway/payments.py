@@ -15,11 +15,12 @@ from machpay.protocol.intents import Voucher
 from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.protocol.screening import Attempt
 from machpay.protocol.x402 import Correction
+from machpay_gateway.bindings import was_served
 from machpay_gateway.book import Book, Channel
-from machpay_gateway.decide import Credit, Standing
+from machpay_gateway.decide import Credit, Earlier, Standing
 from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.journal import Journal
-from machpay_gateway.log.records import Accept, ChannelTotals, Outcome, Sent
+from machpay_gateway.log.records import Accept, ChannelTotals, Identified, Outcome, Sent
 from machpay_gateway.settings import Settings
 
 RECENT_PAYMENTS: Final = 20_000
@@ -90,19 +91,20 @@ class Payments:
 
     def standing(self, attempt: Attempt, credit: Credit | None) -> Standing:
         """The agent's standing for `decide`, as it is now."""
-        channel, guard, intent = self.book.channels.get(attempt.agent), self.book.guard, attempt.intent
+        channel = self.book.channels.get(attempt.agent)
         return Standing(
             highest=0 if channel is None else channel.highest,
             served=0 if channel is None else channel.served,
             reserved=0 if channel is None else channel.reserved,
-            # Behind the floor nobody remembers any more: possible only if the clock stepped back.
-            nonce_seen=intent.deadline <= guard.floor or guard.has(attempt.agent, intent.nonce),
+            nonce_seen=self.is_known(attempt),
             credit=credit,
             cap=self._cap,
+            earlier=None if attempt.identifier is None else self._earlier(attempt, attempt.identifier),
         )
 
-    def accept(self, attempt: Attempt, price: int) -> Ticket:
-        """Reserve `price` for a payment that was just decided to be forwarded."""
+    def accept(self, attempt: Attempt, price: int, digest: bytes | None = None) -> Ticket:
+        """Reserve `price` for a payment that was just decided to be forwarded. `digest` is its intent's, if the caller
+        has it. A price of 0 is for a payment that is not going to be served; it takes no identifier."""
         intent = attempt.intent
         number = self.book.next_number
         self.journal.append(
@@ -120,8 +122,10 @@ class Payments:
             )
         )
         payment = self.book.join.open[number]
-        payment.digest = intent.digest
+        payment.digest = intent.digest if digest is None else digest
         self._in_flight[payment.digest] = number
+        if attempt.identifier is not None and price:
+            self.journal.append(Identified(number, attempt.identifier))
         return Ticket(payment, self.book.channel(attempt.agent))
 
     def resolve(self, ticket: Ticket, http_status: int, charged: int, *, final: bool) -> SignedReceipt:
@@ -204,8 +208,29 @@ class Payments:
         """What is known of a payment by its digest: in flight, or one of the recently completed."""
         receipt = self._recent.get(digest)
         if receipt is not None:
-            return Found("served" if receipt.receipt.charged else "void", False, receipt)
+            signed = receipt.receipt
+            state: PaymentState = "served" if was_served(signed.http_status, signed.charged) else "void"
+            return Found(state, False, receipt)
         return Found("unknown", digest in self._in_flight, None)
+
+    def is_known(self, attempt: Attempt) -> bool:
+        """Whether a payment with this nonce was accepted before. Behind the guard's floor nobody remembers any more:
+        possible only if the clock stepped back."""
+        guard, intent = self.book.guard, attempt.intent
+        return intent.deadline <= guard.floor or guard.has(attempt.agent, intent.nonce)
+
+    def flying(self, digest: bytes) -> Accept | None:
+        """The accept record of a payment that is in flight."""
+        number = self._in_flight.get(digest)
+        payment = None if number is None else self.book.join.open.get(number)
+        return None if payment is None else payment.accept
+
+    def _earlier(self, attempt: Attempt, identifier: str) -> Earlier | None:
+        binding = self.book.bindings.get(attempt.agent, identifier)
+        if binding is None:
+            return None
+        same_request = binding.request_hash == attempt.intent.request_hash
+        return Earlier(binding.digest, same_request, binding.receipt)
 
     def _completed(self, payment: OpenPayment | None) -> None:
         if payment is not None:

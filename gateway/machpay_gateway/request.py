@@ -17,6 +17,8 @@ Headers = list[tuple[bytes, bytes]]
 
 TARGET_KEY: Final = "machpay.target"
 """Where our server's protocol puts the request target exactly as received."""
+TRANSPORT_KEY: Final = "machpay.transport"
+"""Where it puts the client's connection."""
 _EMPTY_SHA256: Final = hashlib.sha256(b"").digest()
 
 
@@ -83,13 +85,25 @@ class Request:
             raise RequestError(400, "duplicate_header", f"{name.decode()} is there more than once")
         return values[0] if values else None
 
+    @property
+    def declared_length(self) -> int | None:
+        """`Content-Length`, None for a body in chunks."""
+        declared = self.header(b"content-length")
+        return int(declared) if declared is not None and declared.isdigit() else None
+
+    def abort(self) -> None:
+        """Drop the client's connection, so that an answer that ends here does not look whole."""
+        transport = self._scope.get(TRANSPORT_KEY)
+        if transport is not None:
+            transport.abort()
+
     async def read_head(self) -> None:
         """Read the body up to what a payment can be bound to; `is_whole` says whether that is all of it.
 
         Raises 413 if the declared or received length is above `max_body_bytes`, `ClientGone`.
         """
-        declared = self.header(b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > self.max_body_bytes:
+        declared = self.declared_length
+        if declared is not None and declared > self.max_body_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0

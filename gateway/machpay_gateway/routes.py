@@ -25,7 +25,11 @@ _AMBIGUOUS_PATH: Final = re.compile(r"//|/\.\.?(?:[/;]|$)")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One priced or free path. `price_atomic` 0 is free; `charge_4xx` charges client errors too."""
+    """One priced or free path. `price_atomic` 0 is free; `charge_4xx` charges client errors too.
+
+    With `metered` the price is the most that is charged and the upstream names the amount; `amount_url` is a path of
+    the upstream that is asked for it, `{digest}` being the payment's.
+    """
 
     method: str
     path: str
@@ -34,6 +38,8 @@ class Route:
     description: str = ""
     mime_type: str = ""
     charge_4xx: bool = False
+    metered: bool = False
+    amount_url: str = ""
 
     @property
     def label(self) -> str:

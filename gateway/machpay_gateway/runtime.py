@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
 from machpay_gateway.app import GatewayApp
+from machpay_gateway.bindings import Bindings
 from machpay_gateway.book import Book
 from machpay_gateway.delivery import Delivery
 from machpay_gateway.errors import LogUnavailable
@@ -42,7 +43,8 @@ class Runtime:
         self.settings = settings
         self.url = settings.gateway.public_url
         self.metrics = Metrics()
-        self.book = Book(settings.network, settings.key.public)
+        bindings = Bindings(settings.responses.identifiers_s, settings.responses.max_identifiers)
+        self.book = Book(settings.network, settings.key.public, bindings)
         self.journal = Journal(
             settings.data_dir / "log",
             self.book,
@@ -174,6 +176,7 @@ class Runtime:
         """Forget nonces that can no longer be replayed, and keep the gauges true."""
         while True:
             self.book.guard.prune(int(time.time()))
+            self.book.bindings.prune(int(time.time()))
             self.metrics.undelivered.set(self._delivery.undelivered)
             self.metrics.log_healthy.set(self.journal.failure is None)
             await asyncio.sleep(PRUNE_S)

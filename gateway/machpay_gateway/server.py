@@ -13,7 +13,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from machpay_gateway.errors import ConfigError
-from machpay_gateway.request import TARGET_KEY
+from machpay_gateway.request import TARGET_KEY, TRANSPORT_KEY
 from machpay_gateway.runtime import Runtime
 from machpay_gateway.settings import Settings
 
@@ -29,6 +29,7 @@ class TargetProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope[TARGET_KEY] = self.url
+        scope[TRANSPORT_KEY] = self.transport
         super().on_headers_complete()
 
 

@@ -76,6 +76,21 @@ class RouteSection(_Section, frozen=True):
     description: str = ""
     mime_type: str = ""
     charge_4xx: bool = False
+    metered: bool = False
+    amount_url: str = ""
+
+
+class LimitsSection(_Section, frozen=True):
+    write_timeout_s: Seconds = 60.0
+
+
+class ResponsesSection(_Section, frozen=True):
+    keep_s: Seconds = 600.0
+    max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1024 * 1024
+    total_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
+    identifiers_s: Annotated[int, msgspec.Meta(ge=1)] = 86_400
+    max_identifiers: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
+    wait_s: Seconds = 30.0
 
 
 class SolvencySection(_Section, frozen=True):
@@ -91,6 +106,8 @@ class _File(_Section, frozen=True):
     network: NetworkSection
     upstream: UpstreamSection
     routes: list[RouteSection] = []
+    limits: LimitsSection = LimitsSection()
+    responses: ResponsesSection = ResponsesSection()
     solvency: SolvencySection = SolvencySection()
 
 
@@ -100,6 +117,8 @@ class Settings:
 
     gateway: GatewaySection
     upstream: UpstreamSection
+    limits: LimitsSection
+    responses: ResponsesSection
     solvency: SolvencySection
     key: SigningKey
     vendor: Pubkey
@@ -132,6 +151,8 @@ def parse_settings(text: str, folder: Path) -> Settings:
     return Settings(
         gateway=raw.gateway,
         upstream=raw.upstream,
+        limits=raw.limits,
+        responses=raw.responses,
         solvency=raw.solvency,
         key=_key(folder / raw.gateway.keypair_file),
         vendor=_pubkey(raw.gateway.vendor, "gateway.vendor"),
@@ -160,6 +181,8 @@ def _routes(raw: _File) -> RouteTable:
                 description=route.description,
                 mime_type=route.mime_type,
                 charge_4xx=route.charge_4xx,
+                metered=route.metered,
+                amount_url=route.amount_url,
             )
             for route in raw.routes
         ),

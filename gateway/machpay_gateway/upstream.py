@@ -1,35 +1,38 @@
-"""The vendor's server: one tuned connection pool, answers streamed as they come, every failure typed.
+"""The vendor's server: requests forwarded as they are, answers streamed as they come, every failure typed.
 
 Redirects, cookies and encodings are passed through untouched: the client talks to the vendor, we carry.
 """
 
+import asyncio
+import ssl
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from typing import Final, Self
-
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
+from urllib.parse import urlsplit
 
 from machpay_gateway.errors import UpstreamError
 from machpay_gateway.headers import Headers, to_upstream
+from machpay_gateway.http1 import Broken, Connection, Pool
 from machpay_gateway.request import Request
 from machpay_gateway.settings import UpstreamSection
 
-_OWN_HEADERS: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
-"""What aiohttp would add by itself."""
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+"""Methods that may be sent again when a reused connection turns out to be closed."""
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_LOOK_UP_BYTES: Final = 4096
 
 
 class UpstreamAnswer:
     """An answer whose head has arrived. Close it in any case."""
 
-    __slots__ = ("_answer", "headers", "length", "status")
+    __slots__ = ("_connection", "_pool", "_upload", "headers", "length", "status")
 
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self.status = answer.status
-        self.headers: Headers = list(answer.raw_headers)
-        self.length = answer.content_length
+    def __init__(self, connection: Connection, pool: Pool, upload: "asyncio.Task[None] | None") -> None:
+        self._connection: Connection | None = connection
+        self._pool = pool
+        self._upload = upload
+        self.status = connection.status
+        self.headers: Headers = connection.headers
+        self.length = connection.length
 
     @property
     def has_no_body(self) -> bool:
@@ -39,86 +42,178 @@ class UpstreamAnswer:
     @property
     def is_at_end(self) -> bool:
         """True if everything was read and the upstream ended its answer properly."""
-        return self._answer.content.at_eof()
+        return self._connection is not None and self._connection.is_read
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header (lowercase `name`)."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def trailer(self, name: bytes) -> bytes | None:
+        """The first value of a trailer (lowercase `name`), once the body was read."""
+        trailers = self._connection.trailers if self._connection is not None else []
+        return next((value for key, value in trailers if key.lower() == name), None)
 
     async def read(self) -> bytes:
-        """The whole body. Raises `UpstreamError` if it breaks off."""
+        """The whole of a short body. Raises `UpstreamError` if it breaks off."""
+        if self._connection is None:
+            raise UpstreamError(502, "upstream_unreachable", "the answer was closed")
         try:
-            return await self._answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            return await self._connection.read()
+        except (Broken, TimeoutError, OSError) as error:
             raise _failure(error) from error
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in pieces as they arrive. Raises `UpstreamError` if it breaks off."""
+        if self._connection is None:
+            raise UpstreamError(502, "upstream_unreachable", "the answer was closed")
         try:
-            async for chunk in self._answer.content.iter_any():
-                yield chunk
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async for piece in self._connection.pieces():
+                yield piece
+        except (Broken, TimeoutError, OSError) as error:
             raise _failure(error) from error
 
     def close(self) -> None:
-        """Give the connection back, or drop it if the body was not read to its end."""
-        self._answer.close() if not self._answer.content.at_eof() else self._answer.release()
+        """Give the connection back, or drop it if the exchange on it has not ended."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._upload is not None and not self._upload.done():
+            self._upload.cancel()
+            connection.abort()
+        self._pool.release(connection)
 
 
 class Upstream:
     """Use as an async context manager."""
 
     def __init__(self, settings: UpstreamSection) -> None:
+        parts = urlsplit(settings.url)
         self._settings = settings
-        self._base = settings.url.rstrip("/")
-        self._session: aiohttp.ClientSession | None = None
+        self._is_tls = parts.scheme == "https"
+        self._name = parts.hostname or ""
+        self._port = parts.port or (443 if self._is_tls else 80)
+        self._prefix = parts.path.rstrip("/").encode()
+        self._host_line = b"host: " + parts.netloc.encode() + b"\r\n"
+        self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
         settings = self._settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.max_connections, keepalive_timeout=settings.keep_alive_s, ttl_dns_cache=60
-            ),
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=settings.connect_timeout_s + settings.read_timeout_s,
-                sock_connect=settings.connect_timeout_s,
-                sock_read=settings.read_timeout_s,
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_OWN_HEADERS,
-            auto_decompress=False,
-            max_line_size=32 * 1024,
-            max_field_size=32 * 1024,
+        self._pool = Pool(
+            self._name,
+            self._port,
+            tls=ssl.create_default_context() if self._is_tls else None,
+            connect_timeout_s=settings.connect_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+            keep_alive_s=settings.keep_alive_s,
+            max_connections=settings.max_connections,
         )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
-    async def open(self, request: Request) -> UpstreamAnswer:
-        """Forward `request` and wait for the head of the answer. Raises `UpstreamError`, and what reading a streamed
-        request body raises."""
-        if self._session is None:
-            raise UpstreamError(502, "upstream_unreachable", "the gateway is stopping")
+    async def open(self, request: Request, extra: Headers | None = None) -> UpstreamAnswer:
+        """Forward `request` with `extra` headers and wait for the head of the answer. Raises `UpstreamError`, and what
+        reading a streamed request body raises."""
         headers = to_upstream(request.headers, client_host=request.client_host, scheme=request.scheme)
-        data: bytes | AsyncIterator[bytes] | None = request.body or None
-        if not request.is_whole:
-            data = request.rest()
+        if extra:
+            headers += extra
+        if request.is_whole:
+            return await self._send(request.method, request.target, headers, request.body)
+        pool = self._running()
         try:
-            answer = await self._session.request(
-                request.method,
-                _url(self._base, request.target),
-                headers=CIMultiDict(headers),
-                data=data,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise request.failure or _failure(error) from error
-        return UpstreamAnswer(answer)
+            connection = await pool.acquire(fresh=True)
+        except (TimeoutError, OSError) as error:
+            raise _failure(error) from error
+        declared = request.declared_length
+        if declared is None:
+            headers.append((b"transfer-encoding", b"chunked"))
+        else:
+            headers.append((b"content-length", b"%d" % declared))
+        connection.start(request.method.encode(), self._head(request.method, request.target, headers))
+        upload = asyncio.create_task(_upload(connection, request, is_chunked=declared is None))
+        try:
+            await connection.head()
+        except BaseException as error:
+            upload.cancel()
+            connection.abort()
+            pool.release(connection)
+            if isinstance(error, Broken | TimeoutError | OSError):
+                raise request.failure or _failure(error) from error
+            raise
+        return UpstreamAnswer(connection, pool, upload)
+
+    async def get(self, target: str) -> tuple[int, bytes]:
+        """Ask the upstream something of our own; status and body. Raises `UpstreamError`."""
+        answer = await self._send("GET", target.encode(), [(b"accept", b"application/json")], b"")
+        try:
+            body = b""
+            async for piece in answer.chunks():
+                body += piece
+                if len(body) > _LOOK_UP_BYTES:
+                    raise UpstreamError(502, "upstream_unreachable", "the answer is too long")
+            return answer.status, body
+        finally:
+            answer.close()
+
+    async def _send(self, method: str, target: bytes, headers: Headers, body: bytes) -> UpstreamAnswer:
+        """One whole request, sent again once if an idle connection turned out to be closed."""
+        pool = self._running()
+        if body or method in _WITH_BODY:
+            headers.append((b"content-length", b"%d" % len(body)))
+        data = self._head(method, target, headers) + body
+        for fresh in (False, True):
+            try:
+                connection = await pool.acquire(fresh=fresh)
+            except (TimeoutError, OSError) as error:
+                raise _failure(error) from error
+            try:
+                connection.start(method.encode(), data)
+                await connection.head()
+            except Broken as error:
+                pool.release(connection)
+                if error.is_fresh or fresh or method not in _REPEATABLE:
+                    raise _failure(error) from error
+            except (TimeoutError, OSError) as error:
+                pool.release(connection)
+                raise _failure(error) from error
+            except BaseException:
+                pool.release(connection)
+                raise
+            else:
+                return UpstreamAnswer(connection, pool, None)
+        raise AssertionError("the second attempt returns or raises")
+
+    def _head(self, method: str, target: bytes, headers: Headers) -> bytes:
+        lines = [method.encode(), b" ", self._prefix, target, b" HTTP/1.1\r\n", self._host_line]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def _running(self) -> Pool:
+        if self._pool is None:
+            raise UpstreamError(502, "upstream_unreachable", "the gateway is stopping")
+        return self._pool
 
 
-@lru_cache(maxsize=1024)
-def _url(base: str, target: bytes) -> URL:
-    # Encoded as received: normalising here would forward another path than the one that was priced.
-    return URL(base + target.decode("latin-1"), encoded=True)
+async def _upload(connection: Connection, request: Request, *, is_chunked: bool) -> None:
+    """Pass a streamed request body on, no faster than the upstream takes it."""
+    try:
+        async for piece in request.rest():
+            if piece:
+                connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if is_chunked else piece)
+            await connection.drain()
+        if is_chunked:
+            connection.write(b"0\r\n\r\n")
+    except (Broken, TimeoutError, OSError) as error:
+        # The upstream may have answered before it hung up; whoever reads the answer finds out.
+        connection.abort(error)
+    except Exception as error:
+        # The client's side ended it; `request.failure` says how.
+        connection.abort(Broken(f"the request was not completed: {error}"))
 
 
 def _failure(error: Exception) -> UpstreamError:

@@ -11,6 +11,7 @@ from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
 from machpay.protocol import x402
+from machpay.protocol.identifiers import DECLARATION, EXTENSION, with_identifier
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce
@@ -83,6 +84,7 @@ def configuration(
     gateway: str = "",
     upstream: str = "",
     solvency: str = "",
+    sections: str = "",
     net: Network | None = None,
     vendor: Pubkey | None = None,
     rpc_url: str = "http://127.0.0.1:1",
@@ -123,6 +125,7 @@ url = "{upstream_url}"
 [solvency]
 refresh_s = 0.1
 {solvency}
+{sections}
 {routes}
 """
 
@@ -239,9 +242,11 @@ class Payer:
         *,
         gateway: Pubkey | None = None,
         signature: bytes | None = None,
+        identifier: str | None = None,
         **accepted: Any,
     ) -> dict[str, str]:
         """The payment header for `intent`; `accepted` changes fields of the requirements that are echoed."""
+        named = {} if identifier is None else with_identifier({EXTENSION: DECLARATION}, identifier)
         net = self.network
         fields: dict[str, Any] = {
             "scheme": x402.SCHEME,
@@ -257,6 +262,7 @@ class Payer:
             payload=x402.inner_payload(
                 self.key.public, gateway or self.gateway, intent, signature or intent.sign(self.key)
             ),
+            extensions=named,
         )
         return {x402.SIGNATURE_HEADER: x402.encode_header(payload)}
 

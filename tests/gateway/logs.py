@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from machpay.protocol.keys import SigningKey
+from machpay_gateway.bindings import Bindings
 from machpay_gateway.book import Book
 from machpay_gateway.log.journal import Journal
 from machpay_gateway.log.reader import Completed, LogReader
@@ -22,9 +23,16 @@ def identity(key: SigningKey = KEY) -> Identity:
     return Identity(key.public, net.program_id, net.mint, bytes(net.domain))
 
 
-def open_payments(folder: Path, *, segment_bytes: int = 64 * 1024 * 1024, retry_s: float = 0.01) -> Payments:
+def open_payments(
+    folder: Path,
+    *,
+    segment_bytes: int = 64 * 1024 * 1024,
+    retry_s: float = 0.01,
+    identifiers_s: int = 3600,
+    max_identifiers: int = 1000,
+) -> Payments:
     """Payments on the log in `folder`/log, not started."""
-    book = Book(network(), KEY.public)
+    book = Book(network(), KEY.public, Bindings(identifiers_s, max_identifiers))
     journal = Journal(folder / "log", book, identity(), segment_bytes=segment_bytes, retry_s=retry_s)
     return Payments(make_settings(folder, KEY), book, journal)
 
@@ -40,16 +48,16 @@ async def running(folder: Path, **options: Any) -> AsyncIterator[Payments]:
         await payments.journal.close()
 
 
-def accept(payments: Payments, agent: SigningKey, price: int = 10) -> Ticket:
+def accept(payments: Payments, agent: SigningKey, price: int = 10, identifier: str | None = None) -> Ticket:
     """Accept an honest payment of `price` on top of what is committed."""
     committed = payments.book.channel(agent.public).committed
     intent = make_intent(agent, KEY.public, cumulative=committed + price, amount=price)
-    return payments.accept(make_attempt(agent, KEY.public, intent), price)
+    return payments.accept(make_attempt(agent, KEY.public, intent, identifier=identifier), price)
 
 
-def serve(payments: Payments, agent: SigningKey, price: int = 10) -> Ticket:
+def serve(payments: Payments, agent: SigningKey, price: int = 10, identifier: str | None = None) -> Ticket:
     """Accept, charge and send one payment."""
-    ticket = accept(payments, agent, price)
+    ticket = accept(payments, agent, price, identifier)
     payments.resolve(ticket, 200, price, final=True)
     payments.sent(ticket)
     return ticket
@@ -65,6 +73,7 @@ def state(book: Book) -> dict[str, Any]:
         },
         "open": {n: (p.accept, p.outcome, p.sent) for n, p in book.join.open.items()},
         "nonces": book.guard.snapshot(),
+        "identifiers": book.bindings.snapshot(),
         "next_number": book.next_number,
         "completed": book.completed,
     }

@@ -72,6 +72,17 @@ class Upstream:
         await self.release.wait()
         return web.json_response({"late": True})
 
+    async def _flaky(self, request: web.Request) -> web.StreamResponse:
+        """Fails the first time."""
+        if len(self.seen) == 1:
+            return web.Response(status=503)
+        return web.json_response({"attempt": len(self.seen)})
+
+    async def _slow_flaky(self, request: web.Request) -> web.StreamResponse:
+        answer = await self._flaky(request)
+        await self.release.wait()
+        return answer
+
     async def _cached(self, request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "public, max-age=600", "PAYMENT-RESPONSE": "forged", "X-Own": "kept"}
         return web.Response(text="cached", headers=headers)

@@ -13,6 +13,7 @@ from machpay_gateway.log.records import (
     ChannelTotals,
     Delivered,
     Header,
+    Identified,
     Nonces,
     Outcome,
     Record,
@@ -52,6 +53,7 @@ RECORDS: list[Record] = [
     Nonces({bytes(range(48)): 1_800_000_030, bytes(48): 1}),
     Nonces({}),
     ACCEPT,
+    Identified(7, "pay_0123456789abcdef"),
     OUTCOME,
     Sent(7),
     Delivered(5),
@@ -86,6 +88,10 @@ def test_an_outcome_record_has_the_documented_bytes() -> None:
     assert frame(OUTCOME)[8:] == (
         b"\x05" + struct.pack("<QBHQQq", 7, 1, 201, 900, 4_900, 1_800_000_001) + b"r" * 64
     )
+
+
+def test_an_identified_record_has_the_documented_bytes() -> None:
+    assert frame(Identified(7, "x" * 16))[8:] == b"\x08" + struct.pack("<Q", 7) + b"x" * 16
 
 
 @pytest.mark.parametrize(

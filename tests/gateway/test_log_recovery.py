@@ -15,7 +15,7 @@ from machpay_gateway.errors import LogDamaged, LogError, LogMismatch
 from machpay_gateway.log.join import Join
 from machpay_gateway.log.records import Accept, Record
 from machpay_gateway.log.segments import recover
-from machpay_gateway.payments import LOST_STATUS
+from machpay_gateway.payments import LOST_STATUS, Ticket
 from tests.gateway.factories import make_attempt, make_credit, network
 from tests.gateway.logs import (
     AGENTS,
@@ -269,7 +269,7 @@ async def test_random_payments_crashes_and_rotations_never_lose_or_double_a_sent
     for _ in range(6):
         payments = open_payments(folder, segment_bytes=4_000)
         await payments.start()
-        open_tickets = []
+        open_tickets: list[Ticket] = []
         for _ in range(rng.randrange(60)):
             step = rng.random()
             if step < 0.45 or not open_tickets:

@@ -288,11 +288,11 @@ class TestRefusals:
         self, gateway: RunningGateway, upstream: Upstream, net: NetworkStandIn
     ) -> None:
         payer = gateway.payer()
-        served = payer.pay()
-        assert (await gateway.get("/paid", headers=served)).status == 200
+        served = payer.intent()
+        assert (await gateway.get("/paid", headers=payer.headers(served))).status == 200
         past = int(time.time()) - 1
         cases = {
-            "nonce_replayed": served,
+            "nonce_replayed": payer.headers(payer.intent(nonce=served.nonce)),
             "request_mismatch": payer.headers(payer.intent("/dear", price=5 * PRICE)),
             "invalid_signature": payer.headers(payer.intent(), signature=bytes(64)),
             "intent_expired": payer.headers(payer.intent(deadline=past)),

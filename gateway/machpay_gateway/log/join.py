@@ -4,17 +4,19 @@ recovering and when delivering.
 A payment is complete once its last outcome is final and its answer was sent; from then on nothing about it changes.
 """
 
-from machpay_gateway.log.records import Accept, Outcome, Record, Sent
+from machpay_gateway.log.records import Accept, Identified, Outcome, Record, Sent
 
 
 class OpenPayment:
-    """An accepted payment that is not complete yet. `digest` is its id, filled in by who first derives it."""
+    """An accepted payment that is not complete yet. `digest` is its id, filled in by who first derives it;
+    `identifier` is the client's own name for it, if it has one."""
 
-    __slots__ = ("accept", "digest", "outcome", "sent")
+    __slots__ = ("accept", "digest", "identifier", "outcome", "sent")
 
     def __init__(self, accept: Accept) -> None:
         self.accept = accept
         self.digest: bytes | None = None
+        self.identifier: str | None = None
         self.outcome: Outcome | None = None
         self.sent = False
 
@@ -30,6 +32,8 @@ class OpenPayment:
     def records(self) -> list[Record]:
         """What to write so that a reader knows this payment from nothing."""
         records: list[Record] = [self.accept]
+        if self.identifier is not None:
+            records.append(Identified(self.accept.number, self.identifier))
         if self.outcome is not None:
             records.append(self.outcome)
         if self.sent:
@@ -47,6 +51,11 @@ class Join:
         """Take one record in; the payment it completed, if it did. Records of unknown payments change nothing."""
         if isinstance(record, Accept):
             self.open[record.number] = OpenPayment(record)
+            return None
+        if isinstance(record, Identified):
+            payment = self.open.get(record.number)
+            if payment is not None:
+                payment.identifier = record.identifier
             return None
         if isinstance(record, Outcome):
             payment = self.open.get(record.number)

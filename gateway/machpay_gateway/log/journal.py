@@ -159,6 +159,7 @@ class Journal:
     async def _rotate(self) -> None:
         """Start a segment whose snapshot takes the place of everything that is still in the buffer."""
         number = self.segments[-1].number + 1 if self.segments else 1
+        first_number = self._book.next_number
         data, completed = self._snapshot(number)
         self._buffer.clear()
         descriptor = await self._in_thread(write_segment, self._folder, number, data)
@@ -166,7 +167,14 @@ class Journal:
             os.close(self._descriptor)
         self._descriptor = descriptor
         self.segments.append(
-            Segment(number, segment_path(self._folder, number), len(data), completed, len(data))
+            Segment(
+                number,
+                segment_path(self._folder, number),
+                len(data),
+                completed,
+                first_number,
+                len(data),
+            )
         )
         logger.info("segment %d of the log begins", number)
         self.failure = None
@@ -220,9 +228,14 @@ class Journal:
             asyncio.get_running_loop().call_later(self._retry_s, self._wake.set)
 
     def _trim(self) -> None:
-        """Remove old segments of which every payment is delivered."""
+        """Remove old segments of which every payment is delivered and no identifier is remembered."""
         removed = []
-        while len(self.segments) > 1 and self.segments[1].completed <= self._book.delivered:
+        oldest = self._book.bindings.oldest
+        while (
+            len(self.segments) > 1
+            and self.segments[1].completed <= self._book.delivered
+            and (oldest is None or self.segments[1].first_number <= oldest)
+        ):
             removed.append(self.segments.pop(0))
         if removed:
             self._thread.submit(_remove, self._folder, [segment.path for segment in removed])

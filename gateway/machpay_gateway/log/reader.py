@@ -32,7 +32,9 @@ class LogReader:
     def __init__(self, journal: Journal, delivered: int) -> None:
         self._journal = journal
         self._delivered = delivered
-        self._segment = journal.segments[0]
+        # Older segments may still be there for the identifiers in them.
+        undelivered = (segment for segment in reversed(journal.segments) if segment.completed <= delivered)
+        self._segment = next(undelivered, journal.segments[0])
         self._offset = len(FILE_MAGIC)
         self._seq = 0
         self._join = Join()

@@ -88,6 +88,13 @@ class Accept(msgspec.Struct, frozen=True):
     signature: bytes
 
 
+class Identified(msgspec.Struct, frozen=True):
+    """The accepted payment carried this `payment-identifier`. Follows its accept record."""
+
+    number: int
+    identifier: str
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """What became of an accepted payment. The last one counts; once it is `final` and the answer sent, none follows."""
 
@@ -112,7 +119,7 @@ class Delivered(msgspec.Struct, frozen=True):
     completed: int
 
 
-Record = Header | ChannelTotals | Nonces | Accept | Outcome | Sent | Delivered
+Record = Header | ChannelTotals | Nonces | Accept | Identified | Outcome | Sent | Delivered
 
 _HEADER: Final = struct.Struct("<B B 32s32s32s32s QQQQQqq")
 _CHANNEL: Final = struct.Struct("<B 32s B Q 16s64s Q 32sHQQq64s")
@@ -121,12 +128,12 @@ _ACCEPT: Final = struct.Struct("<B Q 32s QQQ qq 16s32s64s")
 _OUTCOME: Final = struct.Struct("<B Q B H QQ q 64s")
 _SENT: Final = struct.Struct("<B Q")
 _DELIVERED: Final = struct.Struct("<B Q")
+_IDENTIFIED: Final = struct.Struct("<B Q")
 _LENGTH: Final = struct.Struct("<I")
 _FRAME: Final = struct.Struct("<II")
 
-_KIND_HEADER, _KIND_CHANNEL, _KIND_NONCES, _KIND_ACCEPT, _KIND_OUTCOME, _KIND_SENT, _KIND_DELIVERED = range(
-    1, 8
-)
+_KIND_HEADER, _KIND_CHANNEL, _KIND_NONCES, _KIND_ACCEPT = 1, 2, 3, 4
+_KIND_OUTCOME, _KIND_SENT, _KIND_DELIVERED, _KIND_IDENTIFIED = 5, 6, 7, 8
 _NO_SIGNATURE: Final = bytes(SIGNATURE_LENGTH)
 
 
@@ -169,6 +176,8 @@ def _encode(record: Record) -> bytes:
             return _OUTCOME.pack(
                 _KIND_OUTCOME, number, flags, http_status, charged, served_total, time, signature
             )
+        case Identified(number, identifier):
+            return _IDENTIFIED.pack(_KIND_IDENTIFIED, number) + identifier.encode("ascii")
         case Sent(number):
             return _SENT.pack(_KIND_SENT, number)
         case Delivered(completed):
@@ -225,6 +234,12 @@ def _decode_accept(payload: bytes) -> Accept:
     )
 
 
+def _decode_identified(payload: bytes) -> Identified | None:
+    _, number = _IDENTIFIED.unpack_from(payload)
+    identifier = payload[_IDENTIFIED.size :]
+    return Identified(number, identifier.decode("ascii")) if identifier.isascii() and identifier else None
+
+
 def _decode_outcome(payload: bytes) -> Outcome:
     _, number, flags, *fields = _OUTCOME.unpack(payload)
     return Outcome(number, bool(flags & _FINAL), *fields)
@@ -257,6 +272,7 @@ _DECODERS: Final[dict[int, Callable[[bytes], Record | None]]] = {
     _KIND_CHANNEL: _decode_channel,
     _KIND_NONCES: lambda payload: Nonces(dict(_NONCE.iter_unpack(payload[1:]))),
     _KIND_ACCEPT: _decode_accept,
+    _KIND_IDENTIFIED: _decode_identified,
     _KIND_OUTCOME: _decode_outcome,
     _KIND_SENT: lambda payload: Sent(_SENT.unpack(payload)[1]),
     _KIND_DELIVERED: lambda payload: Delivered(_DELIVERED.unpack(payload)[1]),

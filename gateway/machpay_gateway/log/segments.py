@@ -25,12 +25,14 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Segment:
     """One file. `end` is where its durable part ends, `completed` how many payments were complete before it,
-    `snapshot_bytes` how long the snapshot is that it was started with by this process."""
+    `first_number` what the first payment got that was accepted in it, `snapshot_bytes` how long the snapshot is that it
+    was started with by this process."""
 
     number: int
     path: Path
     end: int
     completed: int
+    first_number: int
     snapshot_bytes: int = 0
 
     def is_full(self, segment_bytes: int) -> bool:
@@ -84,7 +86,7 @@ def recover(
                 raise LogDamaged(f"{path}: the record at byte {end} does not check")
             if repair:
                 _cut(path, end, data[end:])
-        segments.append(Segment(header.segment, path, end, header.completed))
+        segments.append(Segment(header.segment, path, end, header.completed, header.next_number))
     return segments
 
 

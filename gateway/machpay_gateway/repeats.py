@@ -1,0 +1,115 @@
+"""Payments that were offered before: by the same bytes, or by another payment under the same identifier. Nothing here
+charges anybody.
+
+    same payment        the answer it got; while it is in flight, wait for it
+    same identifier     the answer of the payment that has it; the new payment is taken for nothing, so that its voucher
+                        counts; another request under the identifier is a conflict
+    answer not kept     409 with the receipt
+"""
+
+from typing import Final
+
+import msgspec
+
+from machpay.protocol.receipts import SignedReceipt
+from machpay.protocol.screening import Attempt
+from machpay_gateway import headers as names
+from machpay_gateway.admission import Asked
+from machpay_gateway.answers import outcome_header, problem, respond_with
+from machpay_gateway.bindings import was_served
+from machpay_gateway.decide import Earlier
+from machpay_gateway.errors import RequestError
+from machpay_gateway.metrics import Metrics
+from machpay_gateway.payments import Payments
+from machpay_gateway.request import Send
+from machpay_gateway.responses import Kept, Responses
+from machpay_gateway.settings import Settings
+
+REPEATED: Final = (b"machpay-repeated", b"true")
+"""Marks an answer that was given before."""
+REPEATED_STATUS: Final = 409
+"""The status in the receipt of a payment that was taken for nothing because its identifier had been used."""
+
+
+class Repeats:
+    """Answers what was paid before."""
+
+    def __init__(
+        self, settings: Settings, payments: Payments, responses: Responses, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._network = settings.network.caip2
+        self._payments = payments
+        self._responses = responses
+        self._metrics = metrics
+
+    async def answer_known(self, digest: bytes, attempt: Attempt, asked: Asked, send: Send) -> bool:
+        """Answer a payment that is in flight or was completed; False if it is to be judged like any other.
+
+        Only for the request it was made for, and for who knows its signature.
+        """
+        flying = self._payments.flying(digest)
+        if flying is not None:
+            if flying.signature != attempt.signature or flying.request_hash != asked.request_hash:
+                return False
+            await self._wait(digest)
+        kept = self._responses.find(digest)
+        if kept is not None:
+            if kept.signature != attempt.signature or kept.request_hash != asked.request_hash:
+                return False
+            await self._respond(kept, asked, send)
+            return True
+        receipt = self._payments.find(digest).receipt
+        if receipt is None or attempt.intent.request_hash != asked.request_hash or not _is_served(receipt):
+            return False
+        await self._gone(receipt, attempt, asked, send)
+        return True
+
+    async def answer_earlier(self, earlier: Earlier, attempt: Attempt, asked: Asked, send: Send) -> bool:
+        """Answer a payment whose identifier another one has; False if that one came to nothing, and this may be judged
+        again. The attempt's signature was verified.
+
+        Raises `RequestError`: 409 for another request, and for a payment that stays in flight too long.
+        """
+        if not earlier.same_request:
+            raise RequestError(
+                409, "identifier_conflict", "this payment identifier stands for another request"
+            )
+        if earlier.receipt is None:
+            await self._wait(earlier.digest)
+            return False
+        if not self._payments.is_known(attempt):
+            ticket = self._payments.accept(attempt, 0)
+            self._payments.resolve(ticket, REPEATED_STATUS, 0, final=True)
+            self._payments.sent(ticket)
+        kept = self._responses.find(earlier.digest)
+        if kept is None:
+            await self._gone(earlier.receipt, attempt, asked, send)
+        else:
+            await self._respond(kept, asked, send)
+        return True
+
+    async def _wait(self, digest: bytes) -> None:
+        if not await self._responses.wait(digest, self._settings.responses.wait_s):
+            raise RequestError(
+                409, "payment_pending", "this payment is still being served", ((b"retry-after", b"5"),)
+            )
+
+    async def _respond(self, kept: Kept, asked: Asked, send: Send) -> None:
+        self._metrics.requests.labels("repeated", asked.route.label).inc()
+        await respond_with(send, kept.status, [*kept.headers, REPEATED], kept.body)
+
+    async def _gone(self, receipt: SignedReceipt, attempt: Attempt, asked: Asked, send: Send) -> None:
+        """409: it was paid and served, and the answer is no longer here. With the receipt."""
+        self._metrics.requests.labels("repeated", asked.route.label).inc()
+        error = RequestError(
+            409, "response_gone", "this was paid and served before; the answer is no longer kept"
+        )
+        header = outcome_header(self._network, str(attempt.agent), receipt)
+        status, lines, body = problem(error, [(names.RESPONSE, header), REPEATED])
+        fields = {**msgspec.json.decode(body), "receipt": receipt.to_json()}
+        await respond_with(send, status, lines, msgspec.json.encode(fields))
+
+
+def _is_served(receipt: SignedReceipt) -> bool:
+    return was_served(receipt.receipt.http_status, receipt.receipt.charged)
