@@ -11,12 +11,13 @@ from apps.payments.models.chain_events import (
     VendorMirror,
 )
 from apps.payments.models.channels import Channel
+from apps.payments.models.hosted import HostedReceipt
 from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, FraudScan, PaymentIntent
 from apps.payments.models.leases import Lease
 from apps.payments.models.lookup_tables import LookupTable, LookupTableEntry
 from apps.payments.models.network import ChainCursor, Network
 from apps.payments.models.parties import AgentMirror, Gateway
-from apps.payments.models.reversals import Reversal, SlashTransaction
+from apps.payments.models.reversals import Reversal
 from apps.payments.models.rules import (
     AgentChange,
     AgentDay,
@@ -50,6 +51,7 @@ __all__ = [
     "Equivocation",
     "FraudScan",
     "Gateway",
+    "HostedReceipt",
     "Lease",
     "LookupTable",
     "LookupTableEntry",
@@ -60,7 +62,6 @@ __all__ = [
     "Reversal",
     "Settlement",
     "SettlementItem",
-    "SlashTransaction",
     "UnbatchedPayment",
     "VendorMirror",
 ]

@@ -90,6 +90,11 @@ class Channel(models.Model):
             ),
             models.Index(
                 fields=["agent"],
+                name="payments_channel_unsettled",
+                condition=Q(unsettled_since__isnull=False),
+            ),
+            models.Index(
+                fields=["agent"],
                 name="payments_channel_reversed",
                 condition=Q(uncollected_atomic__gt=0),
             ),

@@ -104,7 +104,8 @@ class FraudScan(models.Model):
 
 class Equivocation(models.Model):
     """One agent signed one nonce on two channels. `evidence` holds both as items of `POST /settlements`,
-    which is all that `slash_equivocation` needs. `channel_a` < `channel_b`."""
+    which is all that `slash_equivocation` needs. `channel_a` < `channel_b`. `transaction` is the newest one that
+    shows it to the chain, `attempts` how many there were; none is signed before `retry_after`."""
 
     class Status(models.TextChoices):
         OPEN = "OPEN", "found"
@@ -119,6 +120,9 @@ class Equivocation(models.Model):
     channel_b = PubkeyField()
     evidence = models.JSONField()
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.OPEN)
+    transaction = models.ForeignKey("payments.Settlement", models.PROTECT, null=True, related_name="proves")
+    attempts = models.SmallIntegerField(default=0)
+    retry_after = models.DateTimeField(null=True)
     found_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -133,6 +137,10 @@ class Equivocation(models.Model):
             models.CheckConstraint(
                 condition=Q(status__in=["OPEN", "SUBMITTED", "SLASHED", "DISMISSED"]),
                 name="payments_equivocation_status",
+            ),
+            # One proof is enough to slash an agent.
+            models.UniqueConstraint(
+                fields=["agent"], name="payments_equivocation_one_sent", condition=Q(status="SUBMITTED")
             ),
         )
 

@@ -23,6 +23,7 @@ class Settlement(models.Model):
         AGGREGATE = "AGGREGATE", "settles channels of one agent"
         DISTRIBUTE = "DISTRIBUTE", "pays out what is owed"
         ANCHOR = "ANCHOR", "commits a batch"
+        SLASH = "SLASH", "proves a double signing"
 
     class State(models.TextChoices):
         PENDING = "PENDING", "stored, not sent"
@@ -58,13 +59,13 @@ class Settlement(models.Model):
                 name="payments_settlement_state",
             ),
             models.CheckConstraint(
-                condition=(Q(planned_atomic__gt=0) | Q(kind="ANCHOR", planned_atomic=0))
+                condition=(Q(planned_atomic__gt=0) | Q(kind__in=["ANCHOR", "SLASH"], planned_atomic=0))
                 & (Q(paid_atomic__isnull=True) | Q(paid_atomic__gte=0)),
                 name="payments_settlement_amounts",
             ),
             models.CheckConstraint(
                 condition=Q(kind__in=["SETTLE", "DISTRIBUTE"]) & ~Q(vendor="")
-                | Q(kind__in=["AGGREGATE", "ANCHOR"], vendor=""),
+                | Q(kind__in=["AGGREGATE", "ANCHOR", "SLASH"], vendor=""),
                 name="payments_settlement_kind",
             ),
             models.CheckConstraint(
