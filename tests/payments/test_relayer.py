@@ -279,6 +279,8 @@ def test_the_briefs_two_gateways(relayer, local_chain):
         "status": "ACTIVE",
         "limits": {"per_call": None, "per_day": None},
         "remaining_today": None,
+        "mode": "lease",
+        "cap": None,
     }
     assert for_a["channel"]["charged_total"] == str(50 * USDC)
     assert for_a["channel"]["highest"]["cumulative"] == str(50 * USDC)

@@ -18,7 +18,9 @@ from apps.payments.facilitator.app import Facilitator
 from apps.payments.relayer import metrics
 from apps.payments.relayer.auth import authenticate
 from apps.payments.relayer.directory import Directory
+from apps.payments.relayer.leases import LeaseEndpoints
 from apps.payments.relayer.threads import DatabaseUnavailable, Threads
+from apps.payments.relayer.waiting import Followers
 from apps.payments.selectors.liability import liability_answer, no_bond
 from apps.payments.services.gateways import Heartbeat, LogPosition, record_heartbeat
 from apps.payments.services.intake import record_batch
@@ -76,12 +78,21 @@ class Relayer:
     """Routes requests. `network` is what every channel is derived from."""
 
     def __init__(
-        self, *, network: Network, directory: Directory, threads: Threads, facilitator: Facilitator | None
+        self,
+        *,
+        network: Network,
+        directory: Directory,
+        threads: Threads,
+        followers: Followers,
+        facilitator: Facilitator | None,
     ) -> None:
         self._network = network
         self._directory = directory
         self._threads = threads
         self._facilitator = facilitator
+        self._leases = LeaseEndpoints(
+            network=network, directory=directory, threads=threads, followers=followers
+        )
         self._in_flight = 0
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -93,6 +104,12 @@ class Relayer:
             await self._only("POST", self._heartbeat, scope, receive, send)
         elif path.startswith("/liability/"):
             await self._only("GET", self._liability, scope, receive, send)
+        elif path == "/leases":
+            await self._only("POST", self._leases.grant, scope, receive, send)
+        elif path.startswith("/leases/") and path.endswith("/release"):
+            await self._only("POST", self._leases.release, scope, receive, send)
+        elif path == "/changes":
+            await self._only("GET", self._leases.changes, scope, receive, send)
         elif path == "/network":
             await self._only("GET", self._describe, scope, receive, send)
         elif path.startswith("/facilitator/"):
@@ -105,7 +122,8 @@ class Relayer:
             await asgi.respond_metrics(send)
         else:
             raise asgi.NotFound(
-                "this process answers /settlements, /heartbeat, /liability/{agent}, /network, /health, /metrics"
+                "this process answers /settlements, /heartbeat, /liability/{agent}, /leases, /leases/{id}/release,"
+                " /changes, /network, /health, /metrics"
             )
 
     async def _only(

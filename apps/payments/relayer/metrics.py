@@ -16,3 +16,6 @@ LOOK_UPS: Final = Counter("machpay_relayer_chain_lookups_total", "Look-ups on th
 FACILITATED: Final = Counter(
     "machpay_facilitator_requests_total", "Payments that stock servers forwarded.", ["step", "result"]
 )
+LEASES: Final = Counter(
+    "machpay_relayer_leases_total", "Requests for leases, by outcome, and releases.", ["result"]
+)

@@ -21,11 +21,14 @@ from apps.core import partitions
 from apps.core.redis import async_redis
 from apps.payments.facilitator.app import Facilitator
 from apps.payments.facilitator.keys import HostedKeys
-from apps.payments.models import INTENT_PARTITIONS
+from apps.payments.models import INTENT_PARTITIONS, ChainConfig
 from apps.payments.relayer.app import Relayer
 from apps.payments.relayer.directory import Directory
 from apps.payments.relayer.threads import Threads
+from apps.payments.relayer.waiting import Followers
+from apps.payments.services import leases
 from apps.payments.services import network as binding
+from apps.payments.services.config import remember_config
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
 from machpay.chain.network import Network
@@ -63,6 +66,7 @@ async def started_relayer() -> AsyncIterator[Relayer]:
             stack.push_async_callback(_cancelled, watcher)
         chain.network = Network(program_id, mint, genesis)
         await threads.database(binding.bind, chain.network)
+        await _learn_config(chain, threads)
         directory = Directory(chain, threads)
         stack.push_async_callback(directory.close)
         log.info("relayer_started", network=chain.network.caip2, program_id=str(program_id))
@@ -72,7 +76,15 @@ async def started_relayer() -> AsyncIterator[Relayer]:
             if keys is None
             else Facilitator(network=chain.network, keys=keys, directory=directory, threads=threads)
         )
-        yield Relayer(network=chain.network, directory=directory, threads=threads, facilitator=facilitator)
+        followers = Followers(threads)
+        stack.push_async_callback(_cancelled, asyncio.create_task(followers.run()))
+        yield Relayer(
+            network=chain.network,
+            directory=directory,
+            threads=threads,
+            followers=followers,
+            facilitator=facilitator,
+        )
 
 
 async def _first_genesis(chain: ChainClient) -> Hash:
@@ -101,6 +113,22 @@ async def _check_genesis(chain: ChainClient, bound: Network) -> None:
             log.critical("network_mismatch", cluster=str(genesis), database=str(bound.domain))
             os.kill(os.getpid(), signal.SIGTERM)
         return
+
+
+async def _learn_config(chain: ChainClient, threads: Threads) -> None:
+    """Know what leases depend on, and refuse to start with leases that outlast it. While the chain is away, what was
+    known before counts; recon keeps it up to date."""
+    try:
+        slot = await chain.slot("finalized")
+        bond = await chain.bond("finalized")
+    except ChainError as error:
+        log.warning("chain_unavailable", error=str(error))
+    else:
+        if bond is not None:
+            await threads.database(remember_config, bond, slot)
+    config = await threads.database(ChainConfig.objects.first)
+    if config is not None:
+        leases.require_times(config)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from django.db.models import Sum
 from django.utils import timezone
 
-from apps.payments.errors import LeasesTooLong, NotDelivered, UnknownLease
+from apps.payments.errors import ChainUnavailable, LeasesTooLong, NotDelivered, UnknownLease
 from apps.payments.locks import lock_agents, lock_channels, lock_rules
 from apps.payments.models import AgentDay, AgentMirror, ChainConfig, Channel, Gateway, Lease
 from apps.payments.services.enforcement import mirrored_slot
@@ -62,7 +62,8 @@ class Refused:
 
 
 def grant(wish: Wish) -> Granted | Refused:
-    """Lease to `wish.gateway` (registered, serving `wish.vendor`), or renew what it has. Raises `LeasesTooLong`."""
+    """Lease to `wish.gateway` (registered, serving `wish.vendor`), or renew what it has. Raises `LeasesTooLong`, or
+    `ChainUnavailable` while the chain's configuration is not known."""
     with transaction.atomic():
         rules = lock_rules()
         (agent,) = lock_agents([wish.agent]).values()
@@ -144,7 +145,7 @@ def _times() -> tuple[timedelta, timedelta]:
     """Life and grace of a lease granted now: as configured, or shorter if the chain's claim delay became short."""
     config = ChainConfig.objects.first()
     if config is None:
-        raise LeasesTooLong("the chain's configuration is not known yet", retry_after_s=1)
+        raise ChainUnavailable("the chain's configuration is not known yet", retry_after_s=1)
     life = min(timedelta(seconds=settings.LEASE_LIFE_S), _longest_life(config))
     if life <= timedelta(0):
         require_times(config)
