@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +24,8 @@ from machpay.client import MachPayConfig, PaidResponse, Payment
 from machpay.client.receipts import ReceiptFile
 from machpay.client.withdrawals import BondInfo
 from machpay.protocol.offers import PaymentLookup
+from machpay.protocol.proofs import InclusionProof
+from machpay.protocol.receipts import SignedReceipt
 
 T = TypeVar("T")
 
@@ -225,6 +228,14 @@ class MachPayClient:
         return self._loop.run(self._client.look_up(url, digest))
 
     verify_receipt = staticmethod(AsyncClient.verify_receipt)
+
+    def verify_inclusion(
+        self,
+        payment: SignedReceipt | bytes,
+        proof: InclusionProof | bytes | str | Path | None = None,
+    ) -> bool:
+        """As `MachPayClient.verify_inclusion`."""
+        return self._loop.run(self._client.verify_inclusion(payment, proof))
 
     def deposit_bond(self, amount_atomic: int, *, owner: str | None = None) -> str:
         """Put tokens from the agent's wallet on its bond; returns the transaction's signature."""

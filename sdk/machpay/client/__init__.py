@@ -13,6 +13,8 @@ paying     one call: prices, gates, signatures, corrections
 store      totals that survive a restart
 receipts   what gateways signed, kept
 spending   what was authorised today, under a lock
+anchors    is a payment in a batch that the chain anchors?
+cosigning  one signature for many settlements, if it authorises nothing new
 balance    what the bond has left, and when it runs low
 bonds      the deposit on chain
 withdrawals the way out of it

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import httpx
 import msgspec
 
 from machpay.chain.client import ChainClient
@@ -36,11 +37,21 @@ class LowBalance:
 OnLowBalance = Callable[[LowBalance], Awaitable[None] | None]
 
 
+async def ask_relayer(
+    transport: Transport, key: SigningKey, relayer_url: str, method: str, target: str, body: bytes = b""
+) -> httpx.Response:
+    """The relayer's answer to a request signed with `key`, whatever its status. Raises `GatewayUnreachableError`."""
+    headers = sign_request(key, method, target, body)
+    if body:
+        headers = {**headers, "Content-Type": "application/json"}
+    request = transport.build(method, relayer_url.rstrip("/") + target, headers=headers, content=body or None)
+    return await transport.ask(request)
+
+
 async def ask_liability(transport: Transport, key: SigningKey, relayer_url: str) -> LiabilityAnswer:
     """The relayer's word on the agent of `key`. Raises `GatewayUnreachableError`, `MalformedError`."""
     target = f"/liability/{key.pubkey}"
-    headers = sign_request(key, "GET", target)
-    answer = await transport.ask(transport.build("GET", relayer_url.rstrip("/") + target, headers=headers))
+    answer = await ask_relayer(transport, key, relayer_url, "GET", target)
     liability: LiabilityAnswer = decode_json(_decoder, answer.content, "the relayer's answer")
     return liability
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,11 +17,12 @@ import httpx
 from solders.pubkey import Pubkey
 
 from machpay.chain.client import ChainClient
-from machpay.chain.network import Network
+from machpay.client.anchors import fetch_proof, parse_proof, verify_inclusion
 from machpay.client.balance import BalanceWatch
-from machpay.client.bonds import BondManager
+from machpay.client.bonds import BondAccess, BondManager
 from machpay.client.book import ChannelBook
 from machpay.client.config import MachPayConfig
+from machpay.client.cosigning import Cosigner
 from machpay.client.errors import ConfigError, GatewayMismatchError, InsufficientBondError
 from machpay.client.exchange import Exchange
 from machpay.client.paying import Payer
@@ -33,8 +35,8 @@ from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
 from machpay.protocol.errors import MalformedError
-from machpay.protocol.keys import SigningKey
 from machpay.protocol.offers import PaymentLookup
+from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.receipts import SignedReceipt
 
 
@@ -62,6 +64,15 @@ class MachPayClient:
             self._telemetry = Telemetry(
                 config, config.receiver_url, self._transport, self._chain, self._watch
             )
+        self._cosigner: Cosigner | None = None
+        if config.relayer_url is not None and config.cosigns:
+            self._cosigner = Cosigner(
+                key=self._key,
+                network=config.network,
+                transport=self._transport,
+                relayer_url=config.relayer_url,
+                every_s=config.cosign_s,
+            )
         self._payer = Payer(
             config, self._transport, self._book, self._exchange, self._spending, self._telemetry
         )
@@ -74,6 +85,8 @@ class MachPayClient:
         self._stack.callback(self._book.save)
         if self._watch is not None:
             await self._stack.enter_async_context(_running(self._watch.run()))
+        if self._cosigner is not None:
+            await self._stack.enter_async_context(_running(self._cosigner.run()))
         if self._telemetry is not None:
             await self._stack.enter_async_context(_running(self._telemetry.run()))
         return self
@@ -212,6 +225,28 @@ class MachPayClient:
             return False
         return signed.is_signed_by(key) and digest in (None, signed.receipt.digest)
 
+    async def verify_inclusion(
+        self,
+        payment: SignedReceipt | bytes,
+        proof: InclusionProof | bytes | str | Path | None = None,
+    ) -> bool:
+        """True if the payment is in a batch that the chain has anchored for good.
+
+        `payment` is its receipt, whose charge must be the anchored one, or its digest. The `proof` (JSON, or the path
+        of a file) is fetched from `api_url` if none is given; root and leaf count always come from the chain, so the
+        answer needs nobody's word. Raises `NotAnchoredError`, `ProofUnavailableError`, `ConfigError` without an
+        `rpc_url`, `ChainError`.
+        """
+        receipt = payment if isinstance(payment, SignedReceipt) else None
+        digest = payment.receipt.digest if isinstance(payment, SignedReceipt) else payment
+        if self._chain is None:
+            raise ConfigError("rpc_url is not set: the anchored roots are on chain")
+        if proof is None:
+            if self.config.api_url is None:
+                raise ConfigError("api_url is not set, and no proof was given")
+            proof = await fetch_proof(self._transport, self.config.api_url, digest)
+        return await verify_inclusion(self._chain, parse_proof(proof, digest), digest, receipt)
+
     # ---- the bond
 
     async def deposit_bond(self, amount_atomic: int, *, owner: str | None = None) -> str:
@@ -251,16 +286,17 @@ class MachPayClient:
 
     @property
     def _bonds(self) -> BondManager:
-        return BondManager(*self._bond_parts())
+        return BondManager(self._bond_access())
 
     @property
     def _withdrawals(self) -> WithdrawalManager:
-        return WithdrawalManager(*self._bond_parts())
+        return WithdrawalManager(self._bond_access())
 
-    def _bond_parts(self) -> tuple[ChainClient, Network, SigningKey, Transport, str | None]:
+    def _bond_access(self) -> BondAccess:
         if self._chain is None:
             raise ConfigError("rpc_url is not set: the bond lives on chain")
-        return self._chain, self.config.network, self._key, self._transport, self.config.relayer_url
+        config = self.config
+        return BondAccess(self._chain, config.network, self._key, self._transport, config.relayer_url)
 
     def _balance_watch(self) -> BalanceWatch | None:
         config = self.config

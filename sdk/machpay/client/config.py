@@ -36,8 +36,9 @@ class MachPayConfig:
     description. `budgets` are the agent's own limits; those of a day outlive the process only with a
     `state_dir`. `on_low_balance` is called when what the bond has left falls below `low_balance_atomic`; it is
     looked up every `balance_check_s` seconds, from the relayer or the chain. With a `relayer_url` a deposit
-    waits until the network counts it; with a `receiver_url` the agent reports every minute; `api_url` is the
-    network's management API. Paying needs none of them.
+    waits until the network counts it, and aggregated settlements that authorise nothing new are co-signed, every
+    `cosign_s` seconds (`cosigns`); with a `receiver_url` the agent reports every minute; `api_url` is the network's
+    management API. Paying needs none of them.
     """
 
     key: SigningKey
@@ -57,14 +58,18 @@ class MachPayConfig:
     low_balance_atomic: int = DEFAULT_LOW_BALANCE_ATOMIC
     on_low_balance: OnLowBalance | None = None
     balance_check_s: float = 60.0
+    cosigns: bool = True
+    cosign_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.max_price_atomic < 0:
             raise ConfigError("max_price_atomic must not be negative")
         if self.timeout_s <= 0 or self.max_connections <= 0 or self.resends < 0:
             raise ConfigError("timeout_s and max_connections must be positive, resends not negative")
-        if self.low_balance_atomic < 0 or self.balance_check_s <= 0:
-            raise ConfigError("low_balance_atomic must not be negative, balance_check_s must be positive")
+        if self.low_balance_atomic < 0 or self.balance_check_s <= 0 or self.cosign_s <= 0:
+            raise ConfigError(
+                "low_balance_atomic must not be negative, balance_check_s and cosign_s must be positive"
+            )
         if self.on_low_balance is not None and self.rpc_url is None and self.relayer_url is None:
             raise ConfigError("on_low_balance needs rpc_url or relayer_url: nothing else knows the balance")
         for origin, gateway in self.pinned.items():

@@ -19,6 +19,9 @@ ClientError
 │                             holds it
 ├── UnresolvedPaymentError    sent, outcome unknown: do not call again blindly, look `digest` up
 ├── ResponseLostError         the outcome is known (`charged`), but the answer did not reach us
+├── ProofError                a payment's place in an anchored batch cannot be shown
+│   ├── NotAnchoredError        it is in no batch yet: ask again later
+│   └── ProofUnavailableError   no proof, or not one that can be read
 └── BondError                 a deposit or a withdrawal that cannot work
     ├── InsufficientFundsError    the wallet holds less than the amount
     ├── BondTooSmallError         a first deposit below the network's minimum
@@ -190,6 +193,26 @@ class ResponseLostError(ClientError):
         self.url = url
         self.digest = digest
         self.receipt = receipt
+
+
+class ProofError(ClientError):
+    """No proof for the payment `digest`."""
+
+    def __init__(self, digest: bytes, detail: str) -> None:
+        super().__init__(f"payment {digest.hex()}: {detail}")
+        self.digest = digest
+        self.detail = detail
+
+
+class NotAnchoredError(ProofError):
+    """The payment is not in an anchored batch yet."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(digest, "it is in no batch yet; batches are anchored in turn")
+
+
+class ProofUnavailableError(ProofError):
+    """The proof does not exist, cannot be fetched or cannot be read."""
 
 
 class BondError(ClientError):

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from solders.pubkey import Pubkey
 
-from machpay.chain.accounts import AgentAccount, GlobalBond
-from machpay.chain.client import ChainClient
+from machpay.chain.accounts import AgentAccount
 from machpay.chain.errors import ProgramError
 from machpay.chain.instructions import cancel_withdrawal, request_withdrawal, withdraw_bond
-from machpay.chain.network import Network
 from machpay.chain.tokens import associated_token_address, create_ata_idempotent
 from machpay.client.balance import ask_liability
+from machpay.client.bonds import BondAccess
 from machpay.client.errors import (
     BondError,
     GatewayUnreachableError,
@@ -24,10 +23,8 @@ from machpay.client.errors import (
     TimelockError,
     WithdrawalTooLargeError,
 )
-from machpay.client.transport import Transport
 from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import MalformedError
-from machpay.protocol.keys import SigningKey
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +49,12 @@ class BondInfo:
 class WithdrawalManager:
     """Withdrawals from one agent's bond."""
 
-    def __init__(
-        self,
-        chain: ChainClient,
-        network: Network,
-        key: SigningKey,
-        transport: Transport,
-        relayer_url: str | None,
-    ) -> None:
-        self._chain = chain
-        self._network = network
-        self._key = key
-        self._transport = transport
-        self._relayer_url = relayer_url
+    def __init__(self, at: BondAccess) -> None:
+        self._at = at
 
     async def info(self) -> BondInfo:
-        bond = await self._bond()
-        account = await self._chain.agent(self._key.public)
+        bond = await self._at.rules()
+        account = await self._at.account()
         pending = 0 if account is None else account.pending_withdrawal
         return BondInfo(
             balance=0 if account is None else account.bond,
@@ -87,8 +73,8 @@ class WithdrawalManager:
         transaction's signature. See `MachPayClient.withdraw_bond`."""
         if amount <= 0:
             raise BondError("a withdrawal must be positive")
-        bond = await self._bond()
-        account = await self._chain.agent(self._key.public)
+        bond = await self._at.rules()
+        account = await self._at.account()
         if account is None:
             raise WithdrawalTooLargeError(amount=amount, balance=0, minimum=bond.min_bond)
         if account.slashed:
@@ -103,8 +89,10 @@ class WithdrawalManager:
         try:
             if account.pending_withdrawal:
                 return await self._execute(account.owner)
-            step = request_withdrawal(self._network, agent=self._key.public, amount=amount)
-            return await self._chain.send_and_confirm([step], self._key.keypair(), commitment="finalized")
+            step = request_withdrawal(self._at.network, agent=self._at.key.public, amount=amount)
+            return await self._at.chain.send_and_confirm(
+                [step], self._at.key.keypair(), commitment="finalized"
+            )
         except ProgramError as error:
             if error.name in ("InsufficientBond", "BelowMinimumBond"):
                 raise WithdrawalTooLargeError(
@@ -116,28 +104,28 @@ class WithdrawalManager:
 
     async def cancel(self) -> str:
         """Take the pending withdrawal back; returns the transaction's signature."""
-        account = await self._chain.agent(self._key.public)
+        account = await self._at.account()
         if account is None or not account.pending_withdrawal:
             raise BondError("no withdrawal is pending")
-        if account.owner != self._key.public:
+        if account.owner != self._at.key.public:
             raise BondError(f"only the owner {account.owner} cancels a withdrawal")
-        step = cancel_withdrawal(self._network, agent=self._key.public, owner=account.owner)
-        return await self._chain.send_and_confirm([step], self._key.keypair(), commitment="finalized")
+        step = cancel_withdrawal(self._at.network, agent=self._at.key.public, owner=account.owner)
+        return await self._at.chain.send_and_confirm([step], self._at.key.keypair(), commitment="finalized")
 
     async def _execute(self, owner: Pubkey) -> str:
-        destination = associated_token_address(owner, self._network.mint)
+        destination = associated_token_address(owner, self._at.network.mint)
         steps = [
-            create_ata_idempotent(payer=self._key.public, owner=owner, mint=self._network.mint),
-            withdraw_bond(self._network, agent=self._key.public, destination=destination),
+            create_ata_idempotent(payer=self._at.key.public, owner=owner, mint=self._at.network.mint),
+            withdraw_bond(self._at.network, agent=self._at.key.public, destination=destination),
         ]
-        return await self._chain.send_and_confirm(steps, self._key.keypair(), commitment="finalized")
+        return await self._at.chain.send_and_confirm(steps, self._at.key.keypair(), commitment="finalized")
 
     async def _check_unlocked(self, amount: int, account: AgentAccount) -> None:
         if account.pending_withdrawal != amount:
             raise BondError(
                 f"a withdrawal of {account.pending_withdrawal} is pending, not of {amount}: execute or cancel it"
             )
-        if await self._chain.unix_timestamp() < account.withdrawal_unlock:
+        if await self._at.chain.unix_timestamp() < account.withdrawal_unlock:
             raise TimelockError(unlocks_at=account.withdrawal_unlock, amount=amount)
 
     async def _check_liability(self) -> None:
@@ -148,17 +136,11 @@ class WithdrawalManager:
     async def _liability(self) -> int | None:
         """What the relayer says is charged and not settled. A relayer that is away must not lock a bond in: then
         the timelock alone protects vendors."""
-        if self._relayer_url is None:
+        if self._at.relayer_url is None:
             return None
         try:
-            answer = await ask_liability(self._transport, self._key, self._relayer_url)
+            answer = await ask_liability(self._at.transport, self._at.key, self._at.relayer_url)
             return parse_u64(answer.snapshot.liability, "liability")
         except (GatewayUnreachableError, MalformedError) as error:
             logger.warning("the relayer does not say what is owed: %s", error)
             return None
-
-    async def _bond(self) -> GlobalBond:
-        bond = await self._chain.bond()
-        if bond is None:
-            raise BondError("this network has no bond for its token yet")
-        return bond

@@ -1,0 +1,161 @@
+"""A payment's place in an anchored batch, checked against the real program's Batch account."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from machpay import MachPayClient, MachPayConfig
+from machpay.chain.client import ChainClient
+from machpay.chain.instructions import commit_batch
+from machpay.client.errors import ConfigError, NotAnchoredError, ProofUnavailableError
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.merkle import inclusion_path, merkle_root
+from machpay.protocol.proofs import AnchoredBatch, BatchLeaf, LeafPlace, ProofAnswer
+from machpay.protocol.receipts import Receipt, SignedReceipt
+from machpay.sync import MachPayClient as BlockingClient
+from tests.gateway.servers import serve
+from tests.support.chain import LocalChain, local_chain
+
+__all__ = ["local_chain"]
+
+GATEWAY = SigningKey(b"\x31" * 32)
+PLACE = 2
+
+
+class Anchored:
+    """Five payments in one batch, committed on the chain; `raw` is the proof for the third."""
+
+    def __init__(self, network: Any, sequence: int, signature: str) -> None:
+        leaf, path = LEAVES[PLACE], inclusion_path(HASHES, PLACE)
+        self.digest = leaf.digest
+        receipt = Receipt(leaf.digest, 200, leaf.charged, leaf.served_total, 1_795_255_200)
+        self.receipt: SignedReceipt = receipt.sign(GATEWAY)
+        self.answer = ProofAnswer(
+            digest=leaf.digest.hex(),
+            leaf=LeafPlace(PLACE, str(leaf.charged), str(leaf.served_total)),
+            leaf_count=len(LEAVES),
+            siblings=[sibling.hex() for sibling in path],
+            root=merkle_root(HASHES).hex(),
+            batch=AnchoredBatch(sequence, str(network.batch(sequence)), signature, 1, "2026-11-21T00:00:00Z"),
+        )
+
+    @property
+    def raw(self) -> bytes:
+        return msgspec.json.encode(self.answer)
+
+
+LEAVES = [BatchLeaf(bytes([number]) * 32, 1_000 * number, 5_000 * number) for number in range(1, 6)]
+HASHES = [leaf.hash_at(index) for index, leaf in enumerate(LEAVES)]
+
+
+@pytest.fixture(scope="module")
+def anchored(local_chain: LocalChain) -> Anchored:
+    relayer = local_chain.keys.get("relayer").keypair()
+
+    async def commit(chain: ChainClient) -> tuple[int, str]:
+        bond = await chain.bond()
+        assert bond is not None
+        step = commit_batch(
+            local_chain.network,
+            relayer=relayer.pubkey(),
+            sequence=bond.batch_sequence,
+            root=merkle_root(HASHES),
+            leaf_count=len(LEAVES),
+            total=sum(leaf.charged for leaf in LEAVES),
+        )
+        return bond.batch_sequence, await chain.send_and_confirm([step], relayer, commitment="finalized")
+
+    return Anchored(local_chain.network, *local_chain.call(commit))
+
+
+def a_config(local_chain: LocalChain, **settings: Any) -> MachPayConfig:
+    fields = {"network": local_chain.network, "rpc_url": local_chain.rpc_url, **settings}
+    return MachPayConfig(key=SigningKey.generate(), **fields)
+
+
+async def test_a_payment_in_the_batch_is_proven_from_the_chain_alone(local_chain, anchored, tmp_path: Path):
+    file = tmp_path / "proof.json"
+    file.write_bytes(anchored.raw)
+    async with MachPayClient(a_config(local_chain)) as client:
+        assert await client.verify_inclusion(anchored.digest, anchored.raw)
+        assert await client.verify_inclusion(anchored.receipt, file)
+
+
+async def test_whatever_the_chain_does_not_say_is_not_proven(local_chain, anchored):
+    answer, digest = anchored.answer, anchored.digest
+    leaf = LEAVES[PLACE]
+    overcharged = Receipt(digest, 200, leaf.charged - 1, leaf.served_total, 1_795_255_200).sign(GATEWAY)
+    changed = [
+        (digest, msgspec.structs.replace(answer, siblings=answer.siblings[::-1])),
+        (digest, msgspec.structs.replace(answer, leaf=LeafPlace(PLACE, "1", answer.leaf.served_total))),
+        (
+            digest,
+            msgspec.structs.replace(answer, leaf=LeafPlace(1, *msgspec.structs.astuple(answer.leaf)[1:])),
+        ),
+        (digest, msgspec.structs.replace(answer, leaf_count=len(LEAVES) + 1)),
+        (digest, msgspec.structs.replace(answer, batch=msgspec.structs.replace(answer.batch, seq=10**6))),
+        (LEAVES[0].digest, answer),
+        (overcharged, answer),
+    ]
+    async with MachPayClient(a_config(local_chain)) as client:
+        for payment, proof in changed:
+            assert not await client.verify_inclusion(payment, msgspec.json.encode(proof))
+        # A root that hangs together with its path, but is not the chain's.
+        hashes = [leaf.hash_at(index) for index, leaf in enumerate(LEAVES[:3])]
+        forged = msgspec.structs.replace(
+            answer,
+            leaf_count=3,
+            siblings=[sibling.hex() for sibling in inclusion_path(hashes, PLACE)],
+            root=merkle_root(hashes).hex(),
+        )
+        assert not await client.verify_inclusion(digest, msgspec.json.encode(forged))
+
+
+@contextlib.asynccontextmanager
+async def an_api(answers: dict[str, web.Response]) -> AsyncIterator[str]:
+    async def proof(request: web.Request) -> web.Response:
+        return answers.get(request.match_info["digest"], web.Response(status=404, text="unknown_payment"))
+
+    app = web.Application()
+    app.router.add_get("/v1/payments/{digest}/proof", proof)
+    served = await serve(app)
+    try:
+        yield served.url
+    finally:
+        await served.stop()
+
+
+async def test_the_proof_is_fetched_when_none_is_given(local_chain, anchored):
+    waiting = b"\x77" * 32
+    answers = {
+        anchored.digest.hex(): web.Response(body=anchored.raw, content_type="application/json"),
+        waiting.hex(): web.Response(status=409, headers={"Retry-After": "5"}),
+    }
+    async with an_api(answers) as url, MachPayClient(a_config(local_chain, api_url=url)) as client:
+        assert await client.verify_inclusion(anchored.receipt)
+        with pytest.raises(NotAnchoredError):
+            await client.verify_inclusion(waiting)
+        with pytest.raises(ProofUnavailableError, match="404"):
+            await client.verify_inclusion(b"\x78" * 32)
+
+
+async def test_what_cannot_be_checked_is_said(local_chain, anchored, tmp_path: Path):
+    async with MachPayClient(a_config(local_chain)) as client:
+        with pytest.raises(ConfigError, match="api_url"):
+            await client.verify_inclusion(anchored.digest)
+        for proof in (b"{}", "nonsense", tmp_path / "absent.json"):
+            with pytest.raises(ProofUnavailableError):
+                await client.verify_inclusion(anchored.digest, proof)
+    async with MachPayClient(a_config(local_chain, rpc_url=None)) as client:
+        with pytest.raises(ConfigError, match="rpc_url"):
+            await client.verify_inclusion(anchored.digest, anchored.raw)
+
+
+def test_the_blocking_client_verifies_too(local_chain, anchored):
+    with BlockingClient(a_config(local_chain)) as client:
+        assert client.verify_inclusion(anchored.receipt, anchored.raw)
