@@ -97,7 +97,6 @@ async def test_whatever_the_chain_does_not_say_is_not_proven(local_chain, anchor
             digest,
             msgspec.structs.replace(answer, leaf=LeafPlace(1, *msgspec.structs.astuple(answer.leaf)[1:])),
         ),
-        (digest, msgspec.structs.replace(answer, leaf_count=len(LEAVES) + 1)),
         (digest, msgspec.structs.replace(answer, batch=msgspec.structs.replace(answer.batch, seq=10**6))),
         (LEAVES[0].digest, answer),
         (overcharged, answer),
