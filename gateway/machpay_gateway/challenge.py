@@ -72,6 +72,7 @@ class Challenges:
 
     def requirements(self, route: Route, binding: Binding, request_hash: str) -> Requirements:
         settings = self._settings
+        metered = {"metered": True} if route.metered else {}
         return Requirements(
             scheme=SCHEME,
             network=settings.network.caip2,
@@ -86,6 +87,7 @@ class Challenges:
                 "intentVersion": INTENT_VERSION,
                 "requestHash": request_hash,
                 "binding": binding,
+                **metered,
             },
         )
 

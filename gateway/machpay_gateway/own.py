@@ -24,6 +24,9 @@ def manifest(settings: Settings, status: str) -> dict[str, Any]:
     """`/machpay.json`: what is sold here, true to the configuration. Prices are atomic units."""
     gateway = settings.gateway
     priced = [route for route in settings.routes.routes if route.price_atomic]
+    capabilities = ["streaming", "payment-look-up", "payment-identifier"]
+    if any(route.metered for route in priced):
+        capabilities.append("metered")
     return {
         "version": __version__,
         "gateway": settings.key.pubkey,
@@ -35,14 +38,14 @@ def manifest(settings: Settings, status: str) -> dict[str, Any]:
         "description": gateway.description,
         "categories": gateway.categories,
         "base_price_atomic": min((route.price_atomic for route in priced), default=0),
-        "capabilities": ["streaming", "payment-look-up"],
+        "capabilities": capabilities,
         "status": status,
         "endpoints": [
             {
                 "method": route.method,
                 "path": route.path + ("*" if route.match == "prefix" else ""),
                 "price_atomic": route.price_atomic,
-                "metered": False,
+                "metered": route.metered,
                 "description": route.description,
             }
             for route in settings.routes.routes

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from machpay_gateway.errors import ConfigError, RequestError
 
-Match = Literal["exact", "prefix"]
+Match = Literal["exact", "pattern", "prefix"]
 Unlisted = Literal["deny", "free"]
 
 OWN_PATHS: Final = frozenset({"/health", "/metrics", "/machpay.json"})
@@ -20,6 +20,7 @@ OWN_PATHS: Final = frozenset({"/health", "/metrics", "/machpay.json"})
 LOOK_UP_PREFIX: Final = "/.well-known/machpay/"
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _AMBIGUOUS_RAW: Final = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)
+_PLACEHOLDER: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _AMBIGUOUS_PATH: Final = re.compile(r"//|/\.\.?(?:[/;]|$)")
 
 
@@ -62,20 +63,28 @@ class Free:
 
 
 class RouteTable:
-    """Exact paths before prefixes, longer prefixes before shorter."""
+    """Exact paths before patterns, patterns before prefixes; of several patterns the one with more fixed segments, of
+    several prefixes the longest. What a path matches first decides, whatever methods it lists."""
 
     def __init__(self, routes: Iterable[Route], unlisted: Unlisted = "deny") -> None:
         self.routes = tuple(routes)
         self._unlisted = unlisted
         self._exact: dict[str, dict[str, Route]] = {}
+        patterns: dict[str, dict[str, Route]] = {}
         prefixes: dict[str, dict[str, Route]] = {}
         for route in self.routes:
             _check(route)
-            table = self._exact if route.match == "exact" else prefixes
-            methods = table.setdefault(route.path, {})
+            table = {"exact": self._exact, "pattern": patterns, "prefix": prefixes}[route.match]
+            # Patterns that differ in the names of their placeholders only are the same.
+            shape = _PLACEHOLDER.sub("{}", route.path) if route.match == "pattern" else route.path
+            methods = table.setdefault(shape, {})
             if route.method in methods:
                 raise ConfigError(f"routes: {route.method} {route.path} is listed twice")
             methods[route.method] = route
+        self._patterns = [
+            (_compile(shape), methods)
+            for shape, methods in sorted(patterns.items(), key=lambda item: item[0].split("/").count("{}"))
+        ]
         self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
 
     def resolve(self, method: str, path: str, raw_path: bytes) -> Priced | Free:
@@ -114,10 +123,18 @@ class RouteTable:
         methods = self._exact.get(path)
         if methods is not None:
             return methods
+        for pattern, candidates in self._patterns:
+            if pattern.fullmatch(path):
+                return candidates
         for prefix, candidates in self._prefixes:
             if path.startswith(prefix):
                 return candidates
         return None
+
+
+def _compile(shape: str) -> re.Pattern[str]:
+    """One segment, not empty, for every `{}`."""
+    return re.compile("[^/]+".join(re.escape(part) for part in shape.split("{}")))
 
 
 def _check(route: Route) -> None:
@@ -134,6 +151,20 @@ def _check(route: Route) -> None:
         raise ConfigError(f"{where}: the gateway answers this path itself")
     if not 0 <= route.price_atomic < 2**63:
         raise ConfigError(f"{where}: price_atomic must be a non-negative integer of atomic units")
+    if route.match == "pattern":
+        segments = route.path.split("/")
+        if not any(_PLACEHOLDER.fullmatch(segment) for segment in segments):
+            raise ConfigError(f"{where}: a pattern needs a segment like {{name}}")
+        if any(set(segment) & set("{}") and not _PLACEHOLDER.fullmatch(segment) for segment in segments):
+            raise ConfigError(f"{where}: a segment of a pattern is fixed or one {{name}} as a whole")
+    if route.metered and not route.price_atomic:
+        raise ConfigError(f"{where}: a metered route needs price_atomic as its ceiling")
+    if route.amount_url and not (
+        route.metered and route.amount_url.startswith("/") and "{digest}" in route.amount_url
+    ):
+        raise ConfigError(
+            f"{where}: amount_url is a path of the upstream with {{digest}}, for metered routes"
+        )
     if len(route.description) > 512 or len(route.mime_type) > 128:
         raise ConfigError(
             f"{where}: description may have 512 characters and mime_type 128 (402 headers are small)"

@@ -36,6 +36,8 @@ class Upstream:
     seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     """`/slow` and the second half of `/paid?mode=stream` wait for it."""
+    usage: dict[str, object] = field(default_factory=dict)
+    """What `/usage/<digest>` answers: an object, or a status; 404 for any other digest."""
     served: Served | None = None
 
     @property
@@ -56,6 +58,9 @@ class Upstream:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.seen.append((request.method, request.raw_path, dict(request.headers), body))
+        if request.path.startswith("/usage/"):
+            usage = self.usage.get(request.path.removeprefix("/usage/"), 404)
+            return web.Response(status=usage) if isinstance(usage, int) else web.json_response(usage)
         mode = request.query.get("mode", "")
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = getattr(
             self, f"_{mode}", None
@@ -82,6 +87,33 @@ class Upstream:
         answer = await self._flaky(request)
         await self.release.wait()
         return answer
+
+    async def _metered(self, request: web.Request) -> web.StreamResponse:
+        """Names what it costs in its head."""
+        return web.Response(text="counted", headers={"MachPay-Amount": request.query["amount"]})
+
+    async def _trailer(self, request: web.Request) -> web.StreamResponse:
+        """A stream of two pieces that names what it costs behind them, if it does."""
+        assert request.transport is not None
+        amount = request.query.get("amount")
+        request.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTrailer: MachPay-Amount\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+        )
+        await self.release.wait()
+        trailer = b"" if amount is None else b"MachPay-Amount: " + amount.encode() + b"\r\n"
+        request.transport.write(b"7\r\n second\r\n0\r\n" + trailer + b"\r\n")
+        await asyncio.sleep(0.05)
+        request.transport.close()
+        return web.Response()
+
+    async def _endless(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not self.release.is_set():
+            await response.write(b"more ")
+            await asyncio.sleep(0.01)
+        return response
 
     async def _cached(self, request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "public, max-age=600", "PAYMENT-RESPONSE": "forged", "X-Own": "kept"}

@@ -408,7 +408,8 @@ class TestOwnPaths:
         assert answer.status == 200
         body = answer.json()
         assert (body["status"], body["service"]) == ("ok", "gateway")
-        assert set(body["components"]) == {"log", "delivery", "receiver", "solvency", "registration"}
+        parts = {"log", "delivery", "receiver", "heartbeat", "solvency", "registration"}
+        assert set(body["components"]) == parts
 
     async def test_the_manifest_is_true_to_the_configuration(self, gateway: RunningGateway) -> None:
         manifest = (await gateway.get("/machpay.json")).json()
@@ -426,6 +427,8 @@ class TestOwnPaths:
             "description": "One answer",
         }
         assert manifest["endpoints"][3]["path"] == "/strict/*"
+        assert manifest["capabilities"] == ["streaming", "payment-look-up", "payment-identifier"]
+        assert manifest["status"] == (await gateway.get("/health")).json()["status"]
 
     async def test_metrics_count_what_happened(self, gateway: RunningGateway) -> None:
         payer = gateway.payer()
