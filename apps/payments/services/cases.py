@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from apps.payments.errors import CaseClosed
 from apps.payments.locks import lock_agents
-from apps.payments.models import AgentMirror, Case, CaseEntry, Gateway
+from apps.payments.models import AgentMirror, Case, CaseEntry, Gateway, Lease
 from apps.payments.services import changes, enforcement
 
 Kind = Case.Kind
@@ -123,7 +123,6 @@ def reinstate(case_id: int, *, by: str, note: str) -> Case:
             Gateway.objects.filter(pubkey=case.subject).update(
                 blacklisted_at=None, penalty_points=F("penalty_points") + data["points"]
             )
-            changes.note_network()
         record(case, Action.REINSTATED, by=by, note=note, data=data)
         if case.status == Status.OPEN:
             _decide(case, Status.DISMISSED, Action.DISMISSED, by=by, note=note)
@@ -158,5 +157,8 @@ def _decide(
 
 def _blacklist(case: Case, *, by: str, note: str) -> None:
     Gateway.objects.filter(pubkey=case.subject, blacklisted_at=None).update(blacklisted_at=timezone.now())
-    record(case, Action.BLACKLISTED, by=by, note=note)
-    changes.note_network()
+    leases = Lease.objects.filter(gateway=case.subject, state=Lease.State.LIVE)
+    agents = sorted(set(leases.values_list("agent_id", flat=True)))
+    revoked = enforcement.revoke_leases(leases, "blacklisted")
+    changes.note(agents)
+    record(case, Action.BLACKLISTED, by=by, note=note, data={"leases_revoked": revoked})

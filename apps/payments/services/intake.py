@@ -22,10 +22,9 @@ from apps.ledger.services import post
 from apps.ledger.types import Transfer
 from apps.payments.locks import lock_agents, lock_channels
 from apps.payments.models import Channel, Equivocation, PaymentIntent
-from apps.payments.services import gateways
+from apps.payments.services import equivocations, gateways
 from apps.payments.services.gateways import LogPosition
 from apps.payments.verification import Verified
-from machpay.protocol.encoding import to_b64
 from machpay.protocol.errors import RefusalCode
 from machpay.protocol.intents import Voucher
 from machpay.protocol.settlements import ItemResult, to_item
@@ -291,9 +290,7 @@ class _Batch:
             if self._days:
                 days = [(agent, day, amount) for (agent, day), amount in self._days.items()]
                 cursor.execute(_COUNT_DAYS, [list(column) for column in zip(*days, strict=True)])
-        Equivocation.objects.bulk_create(
-            [_evidence(*found) for found in self._equivocations], ignore_conflicts=True
-        )
+        equivocations.store(_evidence(*found) for found in self._equivocations)
         post(list(self._charges()))
 
     def _channel_rows(self) -> list[tuple[Any, ...]]:
@@ -335,24 +332,6 @@ def _evidence(item: Verified, nonce: _Nonce, other_channel: str) -> Equivocation
     address = str(item.payment.intent.channel)
     found = {
         address: msgspec.to_builtins(to_item(item.payment)),
-        other_channel: {
-            "agent": other.agent,
-            "gateway": other.gateway,
-            "vendor": other.vendor,
-            "amount": str(other.amount_atomic),
-            "charged": str(other.charged_atomic),
-            "cumulative": str(other.cumulative_atomic),
-            "nonce": str(other.nonce),
-            "deadline": other.deadline,
-            "request_hash": bytes(other.request_hash).hex(),
-            "signature": to_b64(bytes(other.signature)),
-        },
+        other_channel: equivocations.stored_half(other),
     }
-    first, second = sorted((address, other_channel))
-    return Equivocation(
-        agent_id=nonce.agent,
-        nonce=nonce.nonce,
-        channel_a=first,
-        channel_b=second,
-        evidence={"a": found[first], "b": found[second]},
-    )
+    return equivocations.evidence(nonce.agent, nonce.nonce, found)

@@ -70,7 +70,7 @@ def grant(wish: Wish) -> Granted | Refused:
         life, grace = _times()
         now = timezone.now()
         _free_lapsed(agent.agent, now)
-        code = "halted" if rules.halted else _barred(agent)
+        code = "halted" if rules.halted else _barred(agent) or _blacklisted(wish.gateway)
         if code is not None:
             return Refused(code)
         channel = _channel(wish)
@@ -164,6 +164,12 @@ def _barred(agent: AgentMirror) -> str | None:
     if agent.status != AgentMirror.Status.ACTIVE or agent.stopped:
         return "agent_suspended"
     return "held" if agent.held_until_slot > mirrored_slot(agent) else None
+
+
+def _blacklisted(gateway: str) -> str | None:
+    """A gateway that misbehaved gets nothing of a bond set aside; what it delivers is stored and settled."""
+    barred = Gateway.objects.filter(pubkey=gateway, blacklisted_at__isnull=False).exists()
+    return "gateway_blacklisted" if barred else None
 
 
 def _channel(wish: Wish) -> Channel:

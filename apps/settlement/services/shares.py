@@ -1,0 +1,48 @@
+"""Who is paid how much of a bond that does not cover everything: what was leased first, the rest pro rata. Pure but for
+reading what is due."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from apps.payments.selectors.solvency import Due, dues_of, with_leases
+from apps.payments.services.settlements import DueChannel
+
+
+def within_bonds(claimed: Sequence[DueChannel], available: Mapping[str, int]) -> list[DueChannel]:
+    """The claimed channels with `up_to` lowered to their share, where an agent's bond (`available`) is less than all
+    its channels could be paid. Channels whose share is nothing are left out."""
+    dues = dues_of(channel.agent for channel in claimed)
+    shares: dict[str, int] = {}
+    for agent, owed in dues.items():
+        if sum(due.amount_atomic for due in owed) > available.get(agent, 0):
+            shares |= fair_shares(max(available.get(agent, 0), 0), with_leases(owed))
+    lowered = []
+    for channel in claimed:
+        share = shares.get(channel.address, channel.payable_atomic)
+        if share >= channel.payable_atomic:
+            lowered.append(channel)
+        elif share > 0:
+            lowered.append(replace(channel, up_to_atomic=channel.settled_atomic + share))
+    return lowered
+
+
+def fair_shares(available: int, dues: Sequence[Due]) -> dict[str, int]:
+    """What each channel gets of `available`: never more than is due, and all of it if that suffices."""
+    leased = {due.channel: due.leased_atomic for due in dues}
+    first = pro_rata(available, leased)
+    rest = {due.channel: due.amount_atomic - due.leased_atomic for due in dues}
+    second = pro_rata(available - sum(first.values()), rest)
+    return {channel: first[channel] + second[channel] for channel in leased}
+
+
+def pro_rata(amount: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """`amount` in proportion to the weights, whole units, at most the weight each. Rounded down; the units that are
+    left go to the largest remainders, of equal ones to the lower address."""
+    total = sum(weights.values())
+    if total <= amount:
+        return dict(weights)
+    shares = {key: amount * weight // total for key, weight in weights.items()}
+    order = sorted(weights, key=lambda key: (-(amount * weights[key] % total), key))
+    for key in order[: amount - sum(shares.values())]:
+        shares[key] += 1
+    return shares
