@@ -1,6 +1,7 @@
 """The facilitator over HTTP: what stock x402 servers rely on, and every way in which it must not charge."""
 
 import base64
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ from machpay.chain.instructions import register_gateway
 from machpay.protocol.keys import SigningKey, verify
 from machpay.protocol.nonces import new_nonce, nonce_unix_ms
 from machpay.protocol.receipts import SignedReceipt
+from machpay.x402.__main__ import main as host
 from tests.facilitator.conftest import PRICE, Facilitated
 from tests.support.chain import LocalChain
 
@@ -286,6 +288,20 @@ def test_registering_again_changes_nothing(shop, local_chain: LocalChain):
     again = local_chain.call(lambda client: register_hosted_gateway(client, network, shop.url, vendor))
     assert again == shop.gateway
     assert local_chain.call(lambda client: client.gateway(shop.gateway)) == before
+
+
+def test_the_command_registers_and_says_so(shop, relayer, local_chain, tmp_path, capsys):
+    vendor = local_chain.keys.path(f"vendor-{LEXICON.vendor}")
+    common = ["--facilitator", shop.url, "--rpc", local_chain.rpc_url]
+
+    assert host(["host", *common, "--vendor-keypair", str(vendor), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"vendor": str(shop.vendor), "gateway": str(shop.gateway)}
+
+    SigningKey.generate().save(tmp_path / "poor.json")
+    assert host(["host", *common, "--vendor-keypair", str(tmp_path / "poor.json")]) == 1
+    assert host(["host", *common, "--vendor-keypair", str(tmp_path / "none.json")]) == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("machpay.x402: ")) == ("", 2)
 
 
 async def test_a_facilitator_that_is_away_is_named():

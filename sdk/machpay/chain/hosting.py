@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import httpx
 import msgspec
+from solders.hash import Hash
 from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -18,8 +19,11 @@ from machpay.chain.client import ChainClient
 from machpay.chain.instructions import register_gateway
 from machpay.chain.network import Network
 from machpay.errors import MachPayError
-from machpay.protocol.facilitator import CosignAnswer, CosignRequest, HostedGateway
+from machpay.protocol.encoding import parse_pubkey
+from machpay.protocol.errors import MalformedError
+from machpay.protocol.facilitator import CosignAnswer, CosignRequest, HostedGateway, SupportedAnswer
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.x402 import SCHEME
 
 _TIMEOUT_S: Final = 10.0
 T = TypeVar("T", bound=msgspec.Struct)
@@ -27,6 +31,23 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 class FacilitatorError(MachPayError):
     """The facilitator did not answer, or not as it should."""
+
+
+async def facilitated_network(facilitator_url: str) -> Network:
+    """The network that the facilitator accepts bonds of; compare its domain with the chain's. Raises
+    `FacilitatorError`."""
+    answer = _decode(await _call("GET", f"{facilitator_url.rstrip('/')}/supported"), SupportedAnswer)
+    for kind in answer.kinds:
+        if kind.scheme == SCHEME:
+            try:
+                return Network(
+                    program_id=parse_pubkey(kind.extra.get("programId"), "programId"),
+                    mint=parse_pubkey(kind.extra.get("asset"), "asset"),
+                    domain=Hash(bytes(parse_pubkey(kind.extra.get("domain"), "domain"))),
+                )
+            except MalformedError as error:
+                raise FacilitatorError(f"{facilitator_url}: {error.detail}") from error
+    raise FacilitatorError(f"{facilitator_url} does not support {SCHEME}")
 
 
 async def hosted_gateway(facilitator_url: str, vendor: Pubkey) -> HostedGateway:
