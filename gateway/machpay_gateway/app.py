@@ -8,10 +8,12 @@ from machpay_gateway.own import OwnEndpoints
 from machpay_gateway.paid import PaidExchanges
 from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
 from machpay_gateway.routes import LOOK_UP_PREFIX, OWN_PATHS, Priced, RouteTable
+from machpay_gateway.telemetry.traffic import Exchange, Traffic
 
 
 class GatewayApp:
-    """One gateway behind an ASGI server. `requests_total` counts what it answered, its own endpoints left out."""
+    """One gateway behind an ASGI server. `requests_total` counts what it answered, its own endpoints left out;
+    `traffic` is also told by the server what it receives."""
 
     def __init__(
         self,
@@ -21,6 +23,7 @@ class GatewayApp:
         free: FreeExchanges,
         paid: PaidExchanges,
         metrics: Metrics,
+        traffic: Traffic,
     ) -> None:
         self._routes = routes
         self._max_body_bytes = max_body_bytes
@@ -28,23 +31,26 @@ class GatewayApp:
         self._free = free
         self._paid = paid
         self._metrics = metrics
+        self.traffic = traffic
         self.requests_total = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"this application serves HTTP, not {scope['type']}")
         request = Request(scope, receive, self._max_body_bytes)
+        exchange = self.traffic.measure(send)
         self._metrics.in_flight.inc()
         try:
-            await self._route(request, send)
+            await self._route(request, exchange)
         except RequestError as error:
-            await respond_problem(send, error)
+            await respond_problem(exchange, error)
         except ClientGone:
             pass
         finally:
             self._metrics.in_flight.dec()
+            exchange.end()
 
-    async def _route(self, request: Request, send: Send) -> None:
+    async def _route(self, request: Request, send: Exchange) -> None:
         path = request.path
         if path in OWN_PATHS or path.startswith(LOOK_UP_PREFIX):
             await self._own.answer(request, send)
@@ -56,6 +62,8 @@ class GatewayApp:
             return
         offer = self._routes.resolve(request.method, path, request.raw_path)
         if isinstance(offer, Priced):
+            send.route = offer.route.label
             await self._paid.serve(offer.route, request, send)
         else:
+            send.route = offer.label
             await self._free.serve(offer.label, request, send)

@@ -38,18 +38,28 @@ class Heartbeat:
         self._last = (self._started_at, 0)
         self.registered: bool | None = None
         """What the relayer last said: whether this gateway is registered on-chain. None before its first answer."""
+        self.failure: str | None = None
+        """Why the last one was not taken; None while they are."""
+        self._taken_at = self._started_at
 
     @property
     def uptime_s(self) -> int:
         return int(time.monotonic() - self._started_at)
+
+    def age_s(self) -> float:
+        """Seconds since the relayer last took one, or since the start."""
+        return time.monotonic() - self._taken_at
 
     async def run(self) -> None:
         while True:
             try:
                 answer = await self._peers.post(self._settings.relayer_url, "/heartbeat", self._body())
                 self._note(answer)
+                self._taken_at, self.failure = time.monotonic(), None
             except RelayerError as error:
-                logger.info("heartbeat: %s", error)
+                if self.failure is None:
+                    logger.warning("heartbeat: %s", error)
+                self.failure = str(error)
             await asyncio.sleep(self._settings.gateway.heartbeat_s)
 
     def _body(self) -> bytes:

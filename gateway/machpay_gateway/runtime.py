@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
+from machpay_gateway import __version__
 from machpay_gateway.app import GatewayApp
 from machpay_gateway.bindings import Bindings
 from machpay_gateway.book import Book
@@ -26,6 +27,10 @@ from machpay_gateway.payments import Payments
 from machpay_gateway.peers import Peers
 from machpay_gateway.settings import Settings
 from machpay_gateway.solvency import Solvency
+from machpay_gateway.startup import look_around
+from machpay_gateway.telemetry.log_events import LogEvents
+from machpay_gateway.telemetry.packet import Packets
+from machpay_gateway.telemetry.traffic import Traffic
 from machpay_gateway.upstream import Upstream
 
 LAST_DELIVERY_S: Final = 5.0
@@ -43,6 +48,7 @@ class Runtime:
         self.settings = settings
         self.url = settings.gateway.public_url
         self.metrics = Metrics()
+        self.traffic = Traffic()
         bindings = Bindings(settings.responses.identifiers_s, settings.responses.max_identifiers)
         self.book = Book(settings.network, settings.key.public, bindings)
         self.journal = Journal(
@@ -75,6 +81,8 @@ class Runtime:
             await self._stack.aclose()
             raise
         self._events = Events(settings, peers, self.metrics)
+        self._stack.enter_context(LogEvents(self._events.emit))
+        self._packets = Packets(settings, self.traffic, self.metrics, self._events.emit)
         self._solvency = Solvency(settings, peers, self.payments.align)
         self._delivery = Delivery(settings, self.payments, peers, self.metrics)
         self._heartbeat = Heartbeat(
@@ -85,6 +93,7 @@ class Runtime:
             active_agents=self._active_agents,
             seq=lambda: self.book.completed,
         )
+        self._show()
         self.journal.on_progress = self._delivery.wake
         self.app = GatewayApp(
             settings.routes,
@@ -93,18 +102,24 @@ class Runtime:
             FreeExchanges(upstream, self.metrics, settings.upstream.answer_timeout_s),
             PaidExchanges(settings, self.payments, self._solvency, upstream, self._events, self.metrics),
             self.metrics,
+            self.traffic,
         )
         self._start("delivery", self._delivery.run())
         self._start("events", self._events.run())
         self._start("solvency", self._solvency.run())
         self._start("heartbeat", self._heartbeat.run())
+        self._start("packets", self._packets.run())
         self._start("upkeep", self._upkeep())
+        self._greeting = asyncio.create_task(
+            look_around(settings, undelivered=self._delivery.undelivered), name="look around"
+        )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        for task in self._background:
+        background = [*self._background, self._greeting]
+        for task in background:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         await self._solvency.close()
         try:
             # The last answers' `sent` records must be durable before their payments may be delivered.
@@ -112,6 +127,7 @@ class Runtime:
             await self._delivery.drain(LAST_DELIVERY_S)
         except LogUnavailable as error:
             logger.error("stopping with a log that cannot be written: %s", error)
+        self._packets.last()
         await self._events.drain(LAST_EVENTS_S)
         await self._stack.aclose()
 
@@ -123,7 +139,10 @@ class Runtime:
         components: dict[str, dict[str, Any]] = {
             "log": _component(log_failure, "down", segments=len(self.journal.segments)),
             "delivery": _component(self._delivery.failure, undelivered=self._delivery.undelivered),
-            "receiver": _component(self._events.failure, queued=self._events.queued),
+            "receiver": _component(
+                self._events.failure, queued=self._events.queued, on_disk=self._events.spilled
+            ),
+            "heartbeat": _component(self._heartbeat.failure, age_s=round(self._heartbeat.age_s(), 1)),
             "solvency": _component(
                 self._solvency.failure, last_answer_s_ago=None if last is None else round(now - last, 1)
             ),
@@ -136,6 +155,26 @@ class Runtime:
         statuses = {component["status"] for component in components.values()}
         overall = "down" if "down" in statuses else "degraded" if "degraded" in statuses else "ok"
         return overall, components
+
+    def _show(self) -> None:
+        """What `/metrics` reads from the parts themselves."""
+        watch, count = self.metrics.watch, self.metrics.watch_counter
+        self.metrics.describe(version=__version__, gateway=self.settings.key.pubkey)
+        watch(
+            "undelivered",
+            "Completed payments that the relayer does not have",
+            lambda: self._delivery.undelivered,
+        )
+        watch("log_healthy", "1 if the log is writable", lambda: self.journal.failure is None)
+        watch("channels", "Agents that have a channel here", lambda: len(self.book.channels))
+        watch("active_agents", "Agents that paid, or tried to, lately", self._active_agents)
+        watch("connections", "Clients connected now", lambda: self.traffic.connections)
+        watch("events_waiting", "Events to be sent, on disk or not", lambda: self._events.queued)
+        watch("events_disk_bytes", "Disk that waiting events use", lambda: self._events.spilled_bytes)
+        watch("registered", "1 if the relayer knows this gateway", lambda: self._heartbeat.registered is True)
+        watch("heartbeat_age_seconds", "Since the relayer last took a heartbeat", self._heartbeat.age_s)
+        count("received_bytes", "From clients", lambda: self.traffic.bytes_in_total)
+        count("sent_bytes", "To clients: heads and bodies", lambda: self.traffic.bytes_out_total)
 
     def write_endpoint(self, host: str, port: int) -> None:
         """Tell other programs where this gateway listens: `data_dir/endpoint.json`, written whole or not at all."""
@@ -177,8 +216,6 @@ class Runtime:
         while True:
             self.book.guard.prune(int(time.time()))
             self.book.bindings.prune(int(time.time()))
-            self.metrics.undelivered.set(self._delivery.undelivered)
-            self.metrics.log_healthy.set(self.journal.failure is None)
             await asyncio.sleep(PRUNE_S)
 
 

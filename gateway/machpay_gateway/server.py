@@ -24,7 +24,20 @@ logger = logging.getLogger(__name__)
 
 
 class TargetProtocol(HttpToolsProtocol):
-    """Keeps the request target exactly as received, because payments sign it (an empty query included)."""
+    """Keeps the request target exactly as received, because payments sign it (an empty query included), and counts what
+    comes in."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.app.traffic.connections += 1
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.app.traffic.connections -= 1
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self.app.traffic.received(len(data))
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]

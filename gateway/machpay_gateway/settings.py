@@ -8,7 +8,6 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from solders.hash import Hash
@@ -21,6 +20,7 @@ from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S
 from machpay_gateway.errors import ConfigError
 from machpay_gateway.routes import Match, Route, RouteTable, Unlisted
+from machpay_gateway.urls import parse_url
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Atomic = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -101,6 +101,11 @@ class SolvencySection(_Section, frozen=True):
     lookup_timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 400
 
 
+class TelemetrySection(_Section, frozen=True):
+    period_s: Seconds = 60.0
+    spill_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
+
+
 class _File(_Section, frozen=True):
     gateway: GatewaySection
     network: NetworkSection
@@ -109,6 +114,7 @@ class _File(_Section, frozen=True):
     limits: LimitsSection = LimitsSection()
     responses: ResponsesSection = ResponsesSection()
     solvency: SolvencySection = SolvencySection()
+    telemetry: TelemetrySection = TelemetrySection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,7 @@ class Settings:
     limits: LimitsSection
     responses: ResponsesSection
     solvency: SolvencySection
+    telemetry: TelemetrySection
     key: SigningKey
     vendor: Pubkey
     data_dir: Path
@@ -154,21 +161,22 @@ def parse_settings(text: str, folder: Path) -> Settings:
         limits=raw.limits,
         responses=raw.responses,
         solvency=raw.solvency,
+        telemetry=raw.telemetry,
         key=_key(folder / raw.gateway.keypair_file),
         vendor=_pubkey(raw.gateway.vendor, "gateway.vendor"),
         data_dir=folder / raw.gateway.data_dir,
         network=_network(raw.network),
-        rpc_url=_url(raw.network.rpc_url, "network.rpc_url"),
-        relayer_url=_url(raw.network.relayer_url, "network.relayer_url"),
-        receiver_url=_url(raw.network.receiver_url, "network.receiver_url"),
+        rpc_url=parse_url(raw.network.rpc_url, "network.rpc_url"),
+        relayer_url=parse_url(raw.network.relayer_url, "network.relayer_url"),
+        receiver_url=parse_url(raw.network.receiver_url, "network.receiver_url"),
         routes=_routes(raw),
     )
 
 
 def _routes(raw: _File) -> RouteTable:
     if raw.gateway.public_url:
-        _url(raw.gateway.public_url, "gateway.public_url")
-    _url(raw.upstream.url, "upstream.url")
+        parse_url(raw.gateway.public_url, "gateway.public_url")
+    parse_url(raw.upstream.url, "upstream.url")
     if not raw.routes and raw.upstream.unlisted == "deny":
         raise ConfigError('routes: none are listed and upstream.unlisted is "deny": nothing would be served')
     return RouteTable(
@@ -212,15 +220,3 @@ def _key(path: Path) -> SigningKey:
         raise ConfigError(f"gateway.keypair_file: cannot read {path}: {error.strerror}") from error
     except MalformedError as error:
         raise ConfigError(f"gateway.keypair_file: {path}: {error.detail}") from error
-
-
-def _url(text: str, name: str) -> str:
-    """An http(s) origin with an optional path, without a trailing slash."""
-    parts = urlsplit(text)
-    try:
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or parts.username is not None:
-        raise ConfigError(f"{name} must be an http(s) URL without query or credentials, not {text!r}")
-    return text.rstrip("/")
