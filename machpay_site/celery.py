@@ -32,6 +32,8 @@ def _schedule() -> dict[str, dict[str, object]]:
         "settle-channels": every(settings.SETTLE_INTERVAL_S, "settlement.settle"),
         "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
         "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
+        "look-for-fraud": every(settings.FRAUD_INTERVAL_S, "settlement.look_for_fraud"),
+        "watch-solvency": every(settings.SETTLE_INTERVAL_S, "settlement.watch_solvency"),
         "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
         "commit-batch": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.commit_batch"),
         "reconcile": {

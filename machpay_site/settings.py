@@ -114,6 +114,9 @@ MINT_AUTHORITY_KEYPAIR = env.text(
 # --- Recon ------------------------------------------------------------------------------------------------------------
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
+COMPLAINTS_TO_CASE = env.integer("COMPLAINTS_TO_CASE", default=3, minimum=1)
+FRAUD_INTERVAL_S = env.number("FRAUD_INTERVAL_S", default=2.0)
+REVERSAL_GRACE_S = env.number("REVERSAL_GRACE_S", default=60.0)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 PRIORITY_PRICE_MAX = env.integer("PRIORITY_PRICE_MAX", default=100_000, minimum=0)
 LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, minimum=1)

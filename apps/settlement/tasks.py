@@ -15,8 +15,10 @@ from apps.core.errors import DomainError
 from apps.settlement import chain
 from apps.settlement.services.anchor import commit_batch
 from apps.settlement.services.follow import follow
+from apps.settlement.services.fraud import look_for_fraud
 from apps.settlement.services.reconcile import reconcile
 from apps.settlement.services.settle import settle
+from apps.settlement.services.solvency import watch_solvency
 from apps.settlement.services.sync import sync_chain
 from apps.settlement.services.tables import extend_tables
 from machpay.chain.errors import ChainError
@@ -46,6 +48,18 @@ def anchor_payments() -> None:
 def mirror_chain() -> None:
     """Take over the newest finalised slot."""
     _run("settlement.sync_chain", sync_chain)
+
+
+@shared_task(name="settlement.look_for_fraud")  # type: ignore[untyped-decorator, unused-ignore]
+def find_fraud() -> None:
+    """Look for fraud, and prove double signing to the chain."""
+    _run("settlement.look_for_fraud", look_for_fraud)
+
+
+@shared_task(name="settlement.watch_solvency")  # type: ignore[untyped-decorator, unused-ignore]
+def suspend_and_reverse() -> None:
+    """Suspend agents that owe more than they have, and take credit back that no bond covers."""
+    _run("settlement.watch_solvency", lambda _chain: watch_solvency())
 
 
 @shared_task(name="settlement.extend_tables")  # type: ignore[untyped-decorator, unused-ignore]
