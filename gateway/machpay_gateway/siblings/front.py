@@ -1,0 +1,240 @@
+"""In front of one process's application: is this request ours, or a sibling's?
+
+    paid request         the identity that the payment names; a stranger's is refused by our own application
+    unpaid, priced       the identity of the client's address, so that one client is always offered the same one
+    anything else        ours
+
+A request is passed on once at most and whole: method, target, headers and body as they arrived. A sibling that is not
+there is 503: nobody else may decide on its channels. `/health` and `/metrics` speak for all processes of this machine,
+and the look-up of a payment asks all siblings.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import time
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from machpay_gateway.answers import respond, respond_json, respond_problem
+from machpay_gateway.errors import RequestError, UpstreamError
+from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
+from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
+from machpay_gateway.routes import LOOK_UP_PREFIX, Priced
+from machpay_gateway.runtime import Runtime
+from machpay_gateway.siblings.family import Family
+from machpay_gateway.siblings.line import Line
+from machpay_gateway.siblings.merge import merge_health, merge_metrics
+from machpay_gateway.siblings.seal import HEADER, unseal
+
+RETRY_AFTER: Final = (b"retry-after", b"1")
+FORWARDED_FROM: Final = b"x-forwarded-for"
+ASK_S: Final = 2.0
+"""How long a sibling may take to answer about itself."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Named(msgspec.Struct):
+    gateway: str
+
+
+class _Payment(msgspec.Struct):
+    payload: _Named
+
+
+_decoder = msgspec.json.Decoder(_Payment)
+
+
+class Front:
+    """An ASGI application. Use as an async context manager."""
+
+    def __init__(self, runtime: Runtime, family: Family, secret: bytes) -> None:
+        settings = runtime.settings
+        self._runtime = runtime
+        self._family = family
+        self._secret = secret
+        self._pubkey = family.pubkeys[family.own]
+        self._routes = settings.routes
+        self._max_body_bytes = settings.upstream.max_body_bytes
+        self._lines = {
+            index: Line(family.urls[index], family.pubkeys[index], secret, settings.upstream)
+            for index in family.others
+        }
+
+    @property
+    def traffic(self) -> Any:
+        """Where the server counts connections and bytes."""
+        return self._runtime.app.traffic
+
+    async def __aenter__(self) -> "Front":
+        for line in self._lines.values():
+            await line.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for line in self._lines.values():
+            await line.__aexit__(*exc_info)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._runtime.app(scope, receive, send)
+            return
+        request = Request(scope, receive, self._max_body_bytes)
+        try:
+            if not await self._answered(request, scope, send):
+                await self._runtime.app(scope, receive, send)
+        except RequestError as error:
+            await respond_problem(send, error)
+        except ClientGone:
+            pass
+
+    async def _answered(self, request: Request, scope: Scope, send: Send) -> bool:
+        """Answer what is not ours alone; False for the rest."""
+        mark = request.header(HEADER)
+        if mark is not None:
+            origin = unseal(
+                self._secret,
+                mark,
+                gateway=self._pubkey,
+                method=request.method,
+                target=request.target,
+                now=time.time(),
+            )
+            if origin is None:
+                raise RequestError(403, "not_a_sibling", f"{HEADER.decode()} is for siblings of this gateway")
+            # From here on it is the client's own request, for this process whatever it is.
+            scope["client"], scope["scheme"] = (origin.client, 0), origin.scheme
+            return False
+        if request.path == "/health":
+            await self._health(request, send)
+            return True
+        if request.path == "/metrics":
+            await self._metrics(send)
+            return True
+        if request.path.startswith(LOOK_UP_PREFIX):
+            return await self._look_up(request, send)
+        home = self._home(request)
+        if home == self._family.own:
+            return False
+        await self._pass_on(self._lines[home], request, send)
+        return True
+
+    # --- Whose it is ------------------------------------------------------------------------------------------------
+
+    def _home(self, request: Request) -> int:
+        own = self._family.own
+        payment = request.header(SIGNATURE)
+        if payment is not None:
+            named = _named_gateway(payment)
+            index = None if named is None else self._family.index_of(named)
+            return own if index is None else index
+        if request.method == "OPTIONS":
+            return own
+        try:
+            offer = self._routes.resolve(request.method, request.path, request.raw_path)
+        except RequestError:
+            return own
+        if not isinstance(offer, Priced):
+            return own
+        # Any identity would do; what the header says can only choose among our own.
+        forwarded = next((value for name, value in request.headers if name == FORWARDED_FROM), b"")
+        client = forwarded.split(b",")[0].strip() or (request.client_host or "").encode()
+        return self._family.home(client)
+
+    async def _pass_on(self, line: Line, request: Request, send: Send) -> None:
+        await request.read_head()
+        try:
+            answer = await line.open(request)
+        except UpstreamError as error:
+            if error.status == 504:
+                raise RequestError(504, "sibling_timeout", "the gateway process did not answer") from error
+            raise RequestError(
+                503, "sibling_unavailable", "the process that keeps this channel is not there", (RETRY_AFTER,)
+            ) from error
+        try:
+            headers = [
+                (name.lower(), value)
+                for name, value in answer.headers
+                if name.lower() not in HOP_BY_HOP and name.lower() != b"date"
+            ]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            try:
+                async for piece in answer.chunks():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except UpstreamError as error:
+                logger.info("%s: sibling %s broke off its answer: %s", request.path, line.gateway, error)
+                request.abort()
+                return
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            answer.close()
+
+    # --- Words about all of us --------------------------------------------------------------------------------------
+
+    async def _health(self, request: Request, send: Send) -> None:
+        if request.method not in ("GET", "HEAD"):
+            raise RequestError(
+                405, "method_not_allowed", "only GET is offered here", ((b"allow", b"GET, HEAD"),)
+            )
+        status, components = self._runtime.health()
+        own = {"status": status, "service": "gateway", "gateway": self._pubkey, "components": components}
+        found = {index: _document(answer) for index, answer in (await self._ask("/health")).items()}
+        found[self._family.own] = own
+        code, body = merge_health(self._family, found)
+        await respond_json(send, code, msgspec.json.encode(body))
+
+    async def _metrics(self, send: Send) -> None:
+        found = {index: answer[1] for index, answer in (await self._ask("/metrics")).items() if answer}
+        found[self._family.own] = self._runtime.metrics.render()
+        text = merge_metrics(found)
+        await respond(send, 200, text, [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+
+    async def _look_up(self, request: Request, send: Send) -> bool:
+        """Answer with what a sibling knows of a payment; False if we know it ourselves or nobody does."""
+        digest = request.path.rpartition("/")[2]
+        if request.method != "GET" or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            return False
+        found = self._runtime.payments.find(bytes.fromhex(digest))
+        if found.state != "unknown" or found.in_flight:
+            return False
+        for answer in (await self._ask(request.path, everywhere=True)).values():
+            told = _document(answer)
+            if told is not None and (told.get("status") != "unknown" or told.get("in_flight")):
+                await respond_json(send, 200, msgspec.json.encode(told))
+                return True
+        return False
+
+    async def _ask(self, target: str, *, everywhere: bool = False) -> dict[int, tuple[int, bytes] | None]:
+        """Every sibling's answer, of this machine or of all; None from who does not answer."""
+        indexes = [index for index in self._lines if everywhere or index in self._family.local]
+
+        async def ask(index: int) -> tuple[int, bytes] | None:
+            try:
+                async with asyncio.timeout(ASK_S):
+                    return await self._lines[index].read(target)
+            except (UpstreamError, TimeoutError):
+                return None
+
+        return dict(zip(indexes, await asyncio.gather(*map(ask, indexes)), strict=True))
+
+
+def _named_gateway(payment: bytes) -> str | None:
+    """The gateway in a payment header; None if it does not parse, which our own application says best."""
+    try:
+        return _decoder.decode(base64.b64decode(payment, validate=True)).payload.gateway
+    except (binascii.Error, ValueError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _document(answer: tuple[int, bytes] | None) -> dict[str, Any] | None:
+    if answer is None:
+        return None
+    try:
+        document = msgspec.json.decode(answer[1])
+    except msgspec.DecodeError:
+        return None
+    return document if isinstance(document, dict) else None
