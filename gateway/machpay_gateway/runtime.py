@@ -176,10 +176,19 @@ class Runtime:
         count("received_bytes", "From clients", lambda: self.traffic.bytes_in_total)
         count("sent_bytes", "To clients: heads and bodies", lambda: self.traffic.bytes_out_total)
 
-    def write_endpoint(self, host: str, port: int) -> None:
-        """Tell other programs where this gateway listens: `data_dir/endpoint.json`, written whole or not at all."""
+    @property
+    def undelivered(self) -> int:
+        """Completed payments that the relayer does not have."""
+        return self._delivery.undelivered
+
+    def serves_at(self, host: str, port: int) -> None:
+        """Clients reach this gateway here, unless `public_url` says otherwise."""
         shown = f"[{host}]" if ":" in host else host
         self.url = self.settings.gateway.public_url or f"http://{shown}:{port}"
+
+    def write_endpoint(self, host: str, port: int) -> None:
+        """Tell other programs where this gateway listens: `data_dir/endpoint.json`, written whole or not at all."""
+        self.serves_at(host, port)
         content = {
             "url": self.url,
             "host": host,

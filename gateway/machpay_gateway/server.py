@@ -68,7 +68,7 @@ async def serve(
     settings: Settings, *, install_signals: bool = True, stop: asyncio.Event | None = None
 ) -> None:
     """Serve until a signal, or until `stop` is set."""
-    listener = _bind(settings.gateway.host, settings.gateway.port)
+    listener = bind(settings.gateway.host, settings.gateway.port)
     with contextlib.closing(listener):
         async with Runtime(settings) as runtime:
             host, port = listener.getsockname()[:2]
@@ -77,17 +77,22 @@ async def serve(
                 runtime.write_endpoint(host, port)
                 logger.info("gateway %s serves %s", settings.key.pubkey, runtime.url)
 
-            server = ReadyServer(_configuration(runtime, settings), ready)
+            server = ReadyServer(configuration(runtime.app, settings), ready)
             try:
-                await _serve_until_stopped(server, listener, stop, install_signals)
+                await serve_until_stopped(server, [listener], stop=stop, install_signals=install_signals)
             finally:
                 runtime.remove_endpoint()
     logger.info("gateway %s stopped", settings.key.pubkey)
 
 
-async def _serve_until_stopped(
-    server: uvicorn.Server, listener: socket.socket, stop: asyncio.Event | None, install_signals: bool
+async def serve_until_stopped(
+    server: uvicorn.Server,
+    listeners: list[socket.socket],
+    *,
+    stop: asyncio.Event | None,
+    install_signals: bool,
 ) -> None:
+    """Serve until a signal, or until `stop` is set; then what was accepted is finished."""
     loop = asyncio.get_running_loop()
 
     def finish() -> None:
@@ -103,15 +108,16 @@ async def _serve_until_stopped(
         watcher.add_done_callback(lambda task: None if task.cancelled() else finish())
     try:
         # Not `serve()`: it would take the signals and raise them again while payments are still being handed over.
-        await server._serve([listener])
+        await server._serve(listeners)
     finally:
         if watcher is not None:
             watcher.cancel()
 
 
-def _configuration(runtime: Runtime, settings: Settings) -> uvicorn.Config:
+def configuration(app: Any, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`, which counts its connections as `traffic`."""
     return uvicorn.Config(
-        runtime.app,
+        app,
         http=TargetProtocol,
         ws="none",
         lifespan="off",
@@ -126,12 +132,16 @@ def _configuration(runtime: Runtime, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket to listen on; `shared` with other processes of this user. Raises `ConfigError`."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio knows the connections as TCP and switches Nagle off.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            # The kernel spreads new connections over the processes that listen.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except OSError as error:
         listener.close()

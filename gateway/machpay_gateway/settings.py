@@ -106,6 +106,18 @@ class TelemetrySection(_Section, frozen=True):
     spill_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024, le=2**40)] = 64 * 1024 * 1024
 
 
+class WorkersSection(_Section, frozen=True):
+    count: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    first: Annotated[int, msgspec.Meta(ge=0, le=1023)] = 0
+    host: str = "127.0.0.1"
+    port: Port = 0
+
+
+class SiblingSection(_Section, frozen=True):
+    index: Annotated[int, msgspec.Meta(ge=0, le=1023)]
+    url: str
+
+
 class _File(_Section, frozen=True):
     gateway: GatewaySection
     network: NetworkSection
@@ -115,6 +127,8 @@ class _File(_Section, frozen=True):
     responses: ResponsesSection = ResponsesSection()
     solvency: SolvencySection = SolvencySection()
     telemetry: TelemetrySection = TelemetrySection()
+    workers: WorkersSection = WorkersSection()
+    siblings: list[SiblingSection] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,8 @@ class Settings:
     responses: ResponsesSection
     solvency: SolvencySection
     telemetry: TelemetrySection
+    workers: WorkersSection
+    siblings: tuple[SiblingSection, ...]
     key: SigningKey
     vendor: Pubkey
     data_dir: Path
@@ -162,6 +178,8 @@ def parse_settings(text: str, folder: Path) -> Settings:
         responses=raw.responses,
         solvency=raw.solvency,
         telemetry=raw.telemetry,
+        workers=raw.workers,
+        siblings=_siblings(raw),
         key=_key(folder / raw.gateway.keypair_file),
         vendor=_pubkey(raw.gateway.vendor, "gateway.vendor"),
         data_dir=folder / raw.gateway.data_dir,
@@ -196,6 +214,14 @@ def _routes(raw: _File) -> RouteTable:
         ),
         raw.upstream.unlisted,
     )
+
+
+def _siblings(raw: _File) -> tuple[SiblingSection, ...]:
+    for sibling in raw.siblings:
+        parse_url(sibling.url, "siblings.url")
+    if raw.siblings and not raw.workers.port:
+        raise ConfigError("workers.port: siblings on other machines need to know it")
+    return tuple(raw.siblings)
 
 
 def _network(raw: NetworkSection) -> Network:

@@ -117,7 +117,7 @@ class Upstream:
     async def open(self, request: Request, extra: Headers | None = None) -> UpstreamAnswer:
         """Forward `request` with `extra` headers and wait for the head of the answer. Raises `UpstreamError`, and what
         reading a streamed request body raises."""
-        headers = to_upstream(request.headers, client_host=request.client_host, scheme=request.scheme)
+        headers = self.headers_for(request)
         if extra:
             headers += extra
         if request.is_whole:
@@ -144,6 +144,10 @@ class Upstream:
                 raise request.failure or _failure(error) from error
             raise
         return UpstreamAnswer(connection, pool, upload)
+
+    def headers_for(self, request: Request) -> Headers:
+        """What of the request's headers is passed on."""
+        return to_upstream(request.headers, client_host=request.client_host, scheme=request.scheme)
 
     async def get(self, target: str) -> tuple[int, bytes]:
         """Ask the upstream something of our own; status and body. Raises `UpstreamError`."""

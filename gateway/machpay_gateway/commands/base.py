@@ -107,6 +107,23 @@ def port_argument(text: str) -> int:
     return int(text)
 
 
+def workers_argument(command: argparse.ArgumentParser) -> None:
+    """`--workers`."""
+    command.add_argument(
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="gateway processes on this machine, each with an identity of its own, instead of workers.count",
+    )
+
+
+def _workers(text: str) -> int:
+    count = count_argument(text)
+    if not 1 <= count <= 64:
+        raise argparse.ArgumentTypeError("workers are 1 to 64")
+    return count
+
+
 def count_argument(text: str) -> int:
     """An argument that is a whole number from 0 on."""
     if not text.isascii() or not text.isdigit():

@@ -23,10 +23,12 @@ from machpay_gateway.commands.base import (
     load_key,
     pubkey_argument,
     say,
+    workers_argument,
 )
 from machpay_gateway.errors import ConfigError, Refused
 from machpay_gateway.registration import Standing, announce, lamports_needed, read_standing, register
 from machpay_gateway.settings import Settings, load_settings
+from machpay_gateway.siblings.family import identities, with_count
 
 WAIT_S: Final = 90
 _ABOUT: Final = """\
@@ -76,11 +78,12 @@ def add_register_command(commands: "Commands[argparse.ArgumentParser]") -> None:
         metavar="SECONDS",
         help="how long the relayer may take to know it; default %(default)s",
     )
+    workers_argument(command)
 
 
 def run_register(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `Refused`."""
-    settings = load_settings(options.config)
+    settings = with_count(load_settings(options.config), options.workers)
     try:
         return asyncio.run(_register(settings, options))
     except (ConfirmationTimeout, RpcUnavailable) as error:
@@ -92,7 +95,7 @@ def run_register(options: argparse.Namespace) -> int:
 
 
 async def _register(settings: Settings, options: argparse.Namespace) -> int:
-    keys = [settings.key]
+    keys = identities(settings)
     result: dict[str, Any] = {
         "vendor": str(settings.vendor),
         "gateways": [key.pubkey for key in keys],

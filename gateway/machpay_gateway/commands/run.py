@@ -6,10 +6,12 @@ from typing import Final
 
 import msgspec
 
-from machpay_gateway.commands.base import OK, Commands, add_command, port_argument
+from machpay_gateway.commands.base import OK, Commands, add_command, port_argument, workers_argument
 from machpay_gateway.logs import configure_logging
 from machpay_gateway.server import run
 from machpay_gateway.settings import Settings, load_settings
+from machpay_gateway.siblings.family import is_family, left_behind, with_count
+from machpay_gateway.siblings.supervisor import supervise
 
 _ABOUT: Final = """\
 Serve until SIGTERM or SIGINT; what is in flight is finished first, a second
@@ -27,13 +29,17 @@ def add_run_command(commands: "Commands[argparse.ArgumentParser]") -> None:
     command.add_argument(
         "--port", type=port_argument, help="listen here instead of gateway.port; 0 picks a free port"
     )
+    workers_argument(command)
 
 
 def run_gateway(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    settings = load_settings(options.config)
+    settings = with_count(load_settings(options.config), options.workers)
     configure_logging()
-    run(_with_address(settings, options.host, options.port))
+    settings = _with_address(settings, options.host, options.port)
+    if is_family(settings) or left_behind(settings):
+        return supervise(settings, options.config)
+    run(settings)
     return OK
 
 
