@@ -16,15 +16,13 @@ import msgspec
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.settlements import (
     ItemResult,
-    ResolvedPayment,
     SettlementAnswer,
     SettlementItem,
-    to_item,
 )
 from machpay.protocol.x402 import voucher_json
 from machpay_gateway.backoff import Backoff
 from machpay_gateway.errors import GatewayError, RelayerError
-from machpay_gateway.log.join import OpenPayment
+from machpay_gateway.items import settlement_item
 from machpay_gateway.log.reader import Completed, LogReader
 from machpay_gateway.log.records import Delivered
 from machpay_gateway.metrics import Metrics
@@ -53,28 +51,6 @@ class SettlementBody(msgspec.Struct):
     vouchers: list[dict[str, str]]
     seq_from: int
     seq_to: int
-
-
-def settlement_item(settings: Settings, payments: Payments, payment: OpenPayment, seq: int) -> SettlementItem:
-    """The wire form of a completed payment; `seq` is its place in this gateway's order."""
-    accept, outcome = payment.accept, payment.outcome
-    if outcome is None:
-        raise ValueError("the payment has no outcome")
-    return to_item(
-        ResolvedPayment(
-            agent=accept.agent,
-            gateway=settings.key.public,
-            vendor=settings.vendor,
-            intent=payments.book.intent(accept),
-            signature=accept.signature,
-            charged=outcome.charged,
-            http_status=outcome.http_status,
-            served_total=outcome.served_total,
-            served_at=outcome.time,
-            receipt=payments.book.receipt(payment, outcome),
-            seq=seq,
-        )
-    )
 
 
 class Delivery:
@@ -156,7 +132,9 @@ class Delivery:
         for number, completed in enumerate(batch):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            items.append(settlement_item(self._settings, self._payments, completed.payment, completed.seq))
+            items.append(
+                settlement_item(self._settings, self._payments.book, completed.payment, completed.seq)
+            )
         return items
 
     async def _post(self, batch: list[Completed], items: list[SettlementItem]) -> int:

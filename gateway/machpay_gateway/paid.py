@@ -13,10 +13,10 @@ from machpay.protocol.events import PAYMENT_AUTHORIZED
 from machpay.protocol.screening import Attempt, Reject
 from machpay_gateway import headers as names
 from machpay_gateway.admission import RETRY_AFTER, Admission, Asked
-from machpay_gateway.delivery import settlement_item
 from machpay_gateway.errors import RequestError
 from machpay_gateway.events import Events
 from machpay_gateway.exchange import Exchanges
+from machpay_gateway.items import settlement_item
 from machpay_gateway.metering import Metering
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments, Ticket
@@ -109,7 +109,7 @@ class PaidExchanges:
 
     def _authorized(self, ticket: Ticket, route: Route, latency_s: float) -> dict[str, Any]:
         item: dict[str, Any] = msgspec.to_builtins(
-            settlement_item(self._settings, self._payments, ticket.payment, 0)
+            settlement_item(self._settings, self._payments.book, ticket.payment, 0)
         )
         latency_ms = round(latency_s * 1000, 3)
         return {

@@ -13,6 +13,7 @@ from solders.pubkey import Pubkey
 from machpay.protocol.intents import Voucher
 from machpay.protocol.nonces import CLOCK_SKEW_S
 from machpay.protocol.receipts import SignedReceipt
+from machpay_gateway.bindings import Bindings
 from machpay_gateway.book import Book
 from machpay_gateway.log.journal import Journal
 from machpay_gateway.log.records import NONCES_PER_RECORD, ChannelTotals, Identity, Nonces, Record
@@ -80,7 +81,9 @@ async def restore(settings: Settings, evidence: Evidence, *, dry_run: bool) -> l
     The gateway must not run. Raises `LogError` and its kinds, `LogUnavailable` if the disk does not take it.
     """
     network, key = settings.network, settings.key
-    book = Book(network, key.public)
+    responses = settings.responses
+    # With the limits it serves with: segments that still hold identifiers are kept by them.
+    book = Book(network, key.public, Bindings(responses.identifiers_s, responses.max_identifiers))
     identity = Identity(key.public, network.program_id, network.mint, bytes(network.domain))
     journal = Journal(settings.data_dir / "log", book, identity, segment_bytes=settings.gateway.segment_bytes)
     try:
