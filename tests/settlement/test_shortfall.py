@@ -19,7 +19,7 @@ def test_a_bond_pays_what_is_there_and_the_rest_stays_unsettled(recon: Recon) ->
 
     assert recon.chain.vendor_balance(LEXICON) - before == SMALL_BOND
     (row,) = Settlement.objects.all()
-    assert (row.state, row.planned_atomic, row.paid_atomic) == ("FINALIZED", 1_200_000, SMALL_BOND)
+    assert (row.state, row.planned_atomic, row.paid_atomic) == ("FINALIZED", SMALL_BOND, SMALL_BOND)
     assert recon.statuses(payer) == ["SETTLED", "PENDING"]
     assert recon.liability(payer.agent) == 200_000
     assert recon.unsettled(payer) == 200_000
@@ -47,8 +47,8 @@ def test_two_channels_never_share_one_bond_twice(recon: Recon) -> None:
     recon.deliver(first.pay(SMALL_BOND))
     recon.deliver(second.pay(SMALL_BOND))
 
-    assert len(recon.settle()) == 1
-    # The bond is still there on the finalised chain, but it is promised to the transaction under way.
+    assert len(recon.settle()) == 2
+    # The bond is still there on the finalised chain, but it is promised to the transactions under way.
     assert recon.settle() == []
     recon.rest()
 
@@ -57,7 +57,8 @@ def test_two_channels_never_share_one_bond_twice(recon: Recon) -> None:
     assert recon.settle() == []
     assert recon.liability(agent) == SMALL_BOND
     assert recon.bond(agent) == 0
-    assert [recon.statuses(payer) for payer in (first, second)] == [["SETTLED"], ["PENDING"]]
+    assert [recon.channel(payer).settled_atomic for payer in (first, second)] == [SMALL_BOND // 2] * 2
+    assert [recon.statuses(payer) for payer in (first, second)] == [["PENDING"], ["PENDING"]]
 
 
 def test_a_transaction_that_paid_nothing_makes_its_channel_wait(recon: Recon, monkeypatch) -> None:
