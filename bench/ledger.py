@@ -170,10 +170,10 @@ class Bench:
             for side in (0, 1)
         ]
         forms: list[Callable[..., str]] = [integers, texts, texts, binaries, integers, *[integers] * 7]
-        rows = [*zip(*headers, strict=True), *zip(*entries, strict=True)]
-        columns = [form(column) for form, column in zip(forms, rows, strict=True)]
 
         def insert() -> None:
+            rows = [*zip(*headers, strict=True), *zip(*entries, strict=True)]
+            columns = [form(column) for form, column in zip(forms, rows, strict=True)]
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(BARE, columns)
 

@@ -91,7 +91,7 @@ def test_the_complete_statement_is_accepted():
             "not_negative",
         ),
         ({"bond_amount": 0, "bond_balance": 70}, "ledger_entry_moves"),
-        ({"bond": 999_999}, "do not complete"),
+        ({"bond": 999_999}, "do not follow"),
     ],
     ids=[
         "unbalanced",

@@ -91,7 +91,8 @@ def require_transaction() -> None:
 def lock_accounts(cursor: CursorWrapper, wanted: Mapping[AccountRef, tuple[bool, bool]]) -> Accounts:
     """Lock every account of `wanted`, creating what is missing; per account, whether it is credited and debited."""
     own = _own_shard(cursor)
-    create, lock = [], []
+    create: list[tuple[str | int, ...]] = []
+    lock: list[tuple[str | int, ...]] = []
     for ref in sorted(wanted):
         credited, debited = wanted[ref]
         if ref.kind not in SHARDED:
@@ -102,11 +103,33 @@ def lock_accounts(cursor: CursorWrapper, wanted: Mapping[AccountRef, tuple[bool,
             (*ref, shard) for shard in sorted(({own} if credited else set()) | ({0} if debited else set()))
         ]
         lock.append((*ref, 0, SHARDS - 1) if debited else (*ref, own, own))
-    # Creating comes before any lock and in the order of the names: callers that create the same accounts wait
-    # for each other while they hold nothing else that another could want.
-    cursor.execute(_CREATE, _columns(create))
+    names = set(create)
+    if not names <= _existing:
+        # Creating comes before any lock and in the order of the names: callers that create the same accounts wait
+        # for each other while they hold nothing else that another could want.
+        cursor.execute(_CREATE, _columns(create))
     cursor.execute(_LOCK, _columns(lock))
-    return _arranged(cursor.fetchall(), own)
+    rows = cursor.fetchall()
+    found = {row[1:7] for row in rows}
+    if not names <= found:
+        # Remembered from a transaction that was rolled back, or from another database.
+        _existing.clear()
+        cursor.execute(_CREATE, _columns(create))
+        cursor.execute(_LOCK, _columns(lock))
+        rows = cursor.fetchall()
+    _remember(rows)
+    return _arranged(rows, own)
+
+
+_REMEMBERED_MAX: Final = 100_000
+_existing: set[tuple[str | int, ...]] = set()
+"""Names of rows that this process has seen with a history. Rows are never deleted, so they need no creating."""
+
+
+def _remember(rows: Sequence[tuple[Any, ...]]) -> None:
+    if len(_existing) > _REMEMBERED_MAX:
+        _existing.clear()
+    _existing.update(row[1:7] for row in rows if row[9])
 
 
 def _columns(rows: Sequence[tuple[str | int, ...]]) -> list[str]:

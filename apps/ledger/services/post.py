@@ -21,31 +21,34 @@ from apps.ledger.services.open_holds import OpenHold, open_holds
 from apps.ledger.types import AccountRef, Leg, Posted, Transfer
 
 _STORED: Final = "SELECT id, key, input_hash FROM ledger_transfer WHERE key = ANY(%s::text[])"
+# Entries and holds name their transfer by its place in the batch.
 _WRITE: Final = """
-WITH moved AS (
+WITH numbered AS MATERIALIZED (
+    SELECT nextval('ledger_transfer_id_seq') AS id, n.*
+    FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::smallint[]) WITH ORDINALITY
+        AS n (key, kind, input_hash, entry_count, place)
+), moved AS (
     UPDATE ledger_account a SET balance_atomic = n.balance, held_atomic = n.held, version = n.version
     FROM unnest(%s::bigint[], %s::numeric[], %s::numeric[], %s::bigint[]) AS n (id, balance, held, version)
     WHERE a.id = n.id
 ), written AS (
-    INSERT INTO ledger_transfer (key, kind, input_hash, entry_count)
-    SELECT n.key, n.kind, n.input_hash, n.entry_count
-    FROM unnest(%s::text[], %s::text[], %s::bytea[], %s::smallint[]) AS n (key, kind, input_hash, entry_count)
-    RETURNING id, key
+    INSERT INTO ledger_transfer (id, key, kind, input_hash, entry_count)
+    SELECT id, key, kind, input_hash, entry_count FROM numbered
 ), entered AS (
     INSERT INTO ledger_entry
         (transfer_id, account_id, account_version, amount_atomic, previous_atomic, balance_atomic)
-    SELECT written.id, n.account_id, n.version, n.amount, n.balance - n.amount, n.balance
-    FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
-        AS n (key, account_id, version, amount, balance)
-    JOIN written ON written.key = n.key
+    SELECT numbered.id, n.account_id, n.version, n.amount, n.balance - n.amount, n.balance
+    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[])
+        AS n (place, account_id, version, amount, balance)
+    JOIN numbered USING (place)
 ){resolving}
-SELECT id, key FROM written
+SELECT id FROM numbered ORDER BY place
 """
 _RESOLVING: Final = """, resolved AS (
     UPDATE ledger_hold h
-    SET state = 'POSTED', posted_atomic = n.posted, transfer_id = written.id, resolved_at = now()
-    FROM unnest(%s::bigint[], %s::numeric[], %s::text[]) AS n (id, posted, key)
-    JOIN written ON written.key = n.key
+    SET state = 'POSTED', posted_atomic = n.posted, transfer_id = numbered.id, resolved_at = now()
+    FROM unnest(%s::bigint[], %s::bigint[], %s::numeric[]) AS n (place, id, posted)
+    JOIN numbered USING (place)
     WHERE h.id = n.id
 )"""
 _WRITE_PLAIN: Final = _WRITE.format(resolving="")
@@ -116,41 +119,56 @@ def _sides(transfers: Sequence[Transfer]) -> Mapping[AccountRef, tuple[bool, boo
 
 @dataclass(slots=True)
 class Rows:
-    """What the statement writes."""
+    """What the statement writes. Entries and holds come before the header of their transfer is added, and name it by
+    its place, from 1."""
 
     headers: list[tuple[str, str, bytes, int]] = field(default_factory=list)
-    entries: list[tuple[str, int, int, int, int]] = field(default_factory=list)
-    resolved: list[tuple[int, int, str]] = field(default_factory=list)
+    entries: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    resolved: list[tuple[int, int, int]] = field(default_factory=list)
     touched: dict[int, Balance] = field(default_factory=dict)
 
-    def enter(self, key: str, row: Balance, amount: int) -> None:
+    @property
+    def place(self) -> int:
+        return len(self.headers) + 1
+
+    def enter(self, place: int, row: Balance, amount: int) -> None:
         row.apply(amount)
         self.touched[row.id] = row
-        self.entries.append((key, row.id, row.version, amount, row.balance))
+        self.entries.append((place, row.id, row.version, amount, row.balance))
 
 
 def _write(cursor: CursorWrapper, new: Sequence[_Checked], accounts: Accounts) -> dict[str, Posted]:
     holds = open_holds(cursor, [each.transfer.hold for each in new if each.transfer.hold])
+    credit, debit = accounts.credit, accounts.debit
     rows = Rows()
     for each in new:
         transfer = each.transfer
-        if transfer.hold:
-            rows.resolved.append(_release(transfer, holds.pop(transfer.hold, None), accounts))
+        released = _release(transfer, holds.pop(transfer.hold, None), accounts) if transfer.hold else None
         for leg in transfer.legs:
-            if leg.amount_atomic > 0:
-                rows.enter(transfer.key, accounts.credit[leg.account], leg.amount_atomic)
-            else:
-                row = accounts.debit[leg.account]
-                if row.spendable + leg.amount_atomic < 0 and leg.account in accounts.others:
-                    fold(rows, row, accounts.others[leg.account])
-                rows.enter(transfer.key, row, leg.amount_atomic)
+            row = debit.get(leg.account)
+            if (
+                leg.amount_atomic < 0
+                and leg.account in accounts.others
+                and row is not None
+                and row.spendable + leg.amount_atomic < 0
+            ):
+                fold(rows, row, accounts.others[leg.account])
+        place = rows.place
+        if released is not None:
+            rows.resolved.append((place, *released))
+        for leg in transfer.legs:
+            amount = leg.amount_atomic
+            rows.enter(place, credit[leg.account] if amount > 0 else debit[leg.account], amount)
         rows.headers.append((transfer.key, transfer.kind, each.hash, len(transfer.legs)))
     written = write_rows(cursor, rows)
-    return {each.transfer.key: written[each.transfer.key] for each in new}
+    return {
+        each.transfer.key: Posted(written[each.transfer.key], each.transfer.key, replayed=False)
+        for each in new
+    }
 
 
-def _release(transfer: Transfer, hold: OpenHold | None, accounts: Accounts) -> tuple[int, int, str]:
-    """Give back what was held, so that the transfer can take its part of it."""
+def _release(transfer: Transfer, hold: OpenHold | None, accounts: Accounts) -> tuple[int, int]:
+    """Give back what was held, so that the transfer can take its part of it: the hold's id and that part."""
     if hold is None:
         raise HoldResolved(f"hold {transfer.hold} resolves once, by one transfer")
     for leg in transfer.legs:
@@ -159,38 +177,39 @@ def _release(transfer: Transfer, hold: OpenHold | None, accounts: Accounts) -> t
             if -leg.amount_atomic > hold.amount_atomic:
                 raise InvalidTransfer(f"{transfer.key}: takes more than hold {transfer.hold} has")
             row.held -= hold.amount_atomic
-            return hold.id, -leg.amount_atomic, transfer.key
+            return hold.id, -leg.amount_atomic
     raise InvalidTransfer(f"{transfer.key}: does not debit the account of hold {transfer.hold}")
 
 
 def fold(rows: Rows, main: Balance, others: Sequence[Balance]) -> None:
     """Move what the other shards of an account have into its first one, by a transfer of its own."""
-    full = [row for row in others if row.spendable > 0]
+    full = [(row, row.spendable) for row in others if row.spendable > 0]
     if not full:
         return
     # A row is at each version once, so the key is nobody else's.
-    key = f"fold:{main.id}:{main.version + 1}"
-    amounts = [row.spendable for row in full]
-    for row, amount in zip(full, amounts, strict=True):
-        rows.enter(key, row, -amount)
-    rows.enter(key, main, sum(amounts))
-    moved = Transfer(key, TransferKind.FOLD, (Leg(main.ref, sum(amounts)),))
+    key, total = f"fold:{main.id}:{main.version + 1}", sum(amount for _, amount in full)
+    place = rows.place
+    for row, amount in full:
+        rows.enter(place, row, -amount)
+    rows.enter(place, main, total)
+    moved = Transfer(key, TransferKind.FOLD, (Leg(main.ref, total),))
     rows.headers.append((key, TransferKind.FOLD, moved.input_hash, len(full) + 1))
 
 
-def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, Posted]:
-    """The one statement. Raises `IdempotencyConflict` if somebody else has stored one of the keys meanwhile."""
+def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, int]:
+    """The one statement; returns the transfers' ids by key. Raises `IdempotencyConflict` if somebody else has stored
+    one of the keys meanwhile."""
     touched = rows.touched.values()
     columns = [
+        *_columns(rows.headers, texts, texts, binaries, integers),
         integers([row.id for row in touched]),
         integers([row.balance for row in touched]),
         integers([row.held for row in touched]),
         integers([row.version for row in touched]),
-        *_columns(rows.headers, texts, texts, binaries, integers),
-        *_columns(rows.entries, texts, integers, integers, integers, integers),
+        *_columns(rows.entries, *[integers] * 5),
     ]
     if rows.resolved:
-        columns += _columns(rows.resolved, integers, integers, texts)
+        columns += _columns(rows.resolved, integers, integers, integers)
     try:
         cursor.execute(_WRITE_RESOLVING if rows.resolved else _WRITE_PLAIN, columns)
     except IntegrityError as error:
@@ -200,7 +219,7 @@ def write_rows(cursor: CursorWrapper, rows: Rows) -> dict[str, Posted]:
                 "a transfer with one of these keys was stored with other content"
             ) from error
         raise
-    return {key: Posted(id_, key, replayed=False) for id_, key in cursor.fetchall()}
+    return {header[0]: id_ for header, (id_,) in zip(rows.headers, cursor.fetchall(), strict=True)}
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], *forms: Callable[[Iterable[Any]], str]) -> list[str]:
