@@ -127,6 +127,7 @@ class LocalNetwork:
             "MINT_AUTHORITY_KEYPAIR": str(self.keys.path("mint-authority")),
             "SETTLE_INTERVAL_S": str(self.options.settle_interval_s),
             "SETTLE_MINIMUM_ATOMIC": "1",
+            "SETTLE_CREATE_MINIMUM_ATOMIC": "1",
             "CHAIN_POLL_INTERVAL_S": str(self.options.chain_poll_interval_s),
             "BATCH_INTERVAL_S": str(self.options.batch_interval_s),
             "BATCH_ARCHIVE_DIR": str(self.data_dir / "batches"),

@@ -8,6 +8,8 @@ PaymentsError(DomainError)
 ├── NotDelivered         the gateway has to deliver its log first
 ├── SlashedForGood       a slashed agent cannot be reinstated
 ├── LeasesTooLong        the configuration lets a claim unlock before leases are settled
+├── UnknownAggregation   no open proposal to this agent has this id
+├── BadAggregationSignature   not the agent's signature over the proposal
 ├── UnknownPayment       no payment with this digest was stored
 ├── NotBatchedYet        stored, and its batch is not final on the chain yet
 ├── ArchiveUnavailable   an archive of batches cannot be read or written
@@ -58,6 +60,16 @@ class SlashedForGood(PaymentsError):
 class LeasesTooLong(PaymentsError):
     code = "leases_too_long"
     status = 500
+
+
+class UnknownAggregation(PaymentsError):
+    code = "unknown_aggregation"
+    status = 404
+
+
+class BadAggregationSignature(PaymentsError):
+    code = "invalid_signature"
+    status = 422
 
 
 class UnknownPayment(PaymentsError):

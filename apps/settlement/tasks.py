@@ -28,8 +28,14 @@ log = structlog.get_logger(__name__)
 
 @shared_task(name="settlement.settle")  # type: ignore[untyped-decorator, unused-ignore]
 def settle_channels() -> None:
-    """Pay every channel that is due."""
-    _run("settlement.settle", settle)
+    """Pay every channel that is due. Fraud first: who is caught is proven before anything is netted, and its vendors
+    are then paid with everybody's, from what it forfeits."""
+
+    def check_and_settle(session: chain.ChainSession) -> None:
+        look_for_fraud(session)
+        settle(session)
+
+    _run("settlement.settle", check_and_settle)
 
 
 @shared_task(name="settlement.follow")  # type: ignore[untyped-decorator, unused-ignore]

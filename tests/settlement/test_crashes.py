@@ -68,7 +68,7 @@ def ends_well(recon: Recon, payer: Payer, before: int) -> None:
 
 def test_killed_before_the_commit_leaves_the_channel_due(recon, payer, die, monkeypatch) -> None:
     before = recon.chain.vendor_balance(LEXICON)
-    die(settle_module, "store_settlement", after=True)
+    die(settle_module, "store_settlements", after=True)
     settle_and_die(recon, monkeypatch)
     assert recon.states() == []
     assert recon.channel(payer).in_flight_id is None
@@ -91,7 +91,7 @@ def test_killed_between_storing_and_sending_is_sent_by_follow(recon, payer, die,
 
 def test_killed_before_the_bytes_leave_is_sent_by_follow(recon, payer, die, monkeypatch) -> None:
     before = recon.chain.vendor_balance(LEXICON)
-    die(send_module, "begin_send", after=True)
+    die(send_module, "begin_sends", after=True)
     settle_and_die(recon, monkeypatch)
     assert list(Settlement.objects.values_list("state", "send_count")) == [("SENT", 1)]
 

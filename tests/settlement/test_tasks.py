@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from apps.payments.models import Settlement
 from apps.payments.services import network as binding
 from apps.settlement.tasks import (
+    anchor_payments,
     extend_lookup_tables,
     follow_transactions,
     mirror_chain,
@@ -27,6 +28,7 @@ from tests.support.cable import Cable
 TASKS = {
     "settlement.settle": settle_channels,
     "settlement.follow": follow_transactions,
+    "settlement.commit_batch": anchor_payments,
     "settlement.sync_chain": mirror_chain,
     "settlement.extend_tables": extend_lookup_tables,
     "settlement.reconcile": reconcile_with_chain,

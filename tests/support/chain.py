@@ -214,5 +214,5 @@ def chain_settings(local_chain: LocalChain, settings) -> LocalChain:
     settings.USDC_MINT = str(local_chain.network.mint)
     settings.RELAYER_KEYPAIR = str(local_chain.keys.path("relayer"))
     settings.MINT_AUTHORITY_KEYPAIR = str(local_chain.keys.path("mint-authority"))
-    settings.SETTLE_MINIMUM_ATOMIC = 1
+    settings.SETTLE_MINIMUM_ATOMIC = settings.SETTLE_CREATE_MINIMUM_ATOMIC = 1
     return local_chain

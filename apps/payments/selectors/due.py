@@ -32,24 +32,31 @@ class DuePolicy:
     unlocks_until: int = 0
 
 
+def urgent(policy: DuePolicy) -> Q:
+    """Channels that cannot wait."""
+    caught = Equivocation.objects.filter(
+        agent=OuterRef("agent"), status__in=[Equivocation.Status.OPEN, Equivocation.Status.SUBMITTED]
+    )
+    return (
+        Q(agent__pending_withdrawal_atomic__gt=0, agent__withdrawal_unlock__lte=policy.unlocks_until)
+        | Q(agent__open_claims_atomic__gt=0)
+        | Q(agent__forfeited_atomic__gt=0)
+        | Q(
+            agent__settle_urgently_since__isnull=False,
+            unsettled_since__lte=F("agent__settle_urgently_since") + URGENT_FOR,
+        )
+        | Q(Exists(caught))
+    )
+
+
 def due_channels(policy: DuePolicy, *, now: datetime) -> QuerySet[Channel]:
     """Due channels that no settlement has under way. Those of agents with an empty bond are not due: there is
     nothing to pay them from. One in a proposal that its agent may still sign waits for it, unless it is urgent."""
     payable = Least("highest_cumulative_atomic", "charged_total_atomic") - F("settled_atomic")
-    caught = Equivocation.objects.filter(
-        agent=OuterRef("agent"), status__in=[Equivocation.Status.OPEN, Equivocation.Status.SUBMITTED]
-    )
     proposed = AggregationItem.objects.filter(
         channel=OuterRef("pk"),
         aggregation__state__in=[Aggregation.State.PROPOSED, Aggregation.State.SIGNED],
         aggregation__expires_at__gt=now,
-    )
-    urgent = (
-        Q(agent__pending_withdrawal_atomic__gt=0, agent__withdrawal_unlock__lte=policy.unlocks_until)
-        | Q(agent__open_claims_atomic__gt=0)
-        | Q(agent__forfeited_atomic__gt=0)
-        | Q(unsettled_since__lte=F("agent__settle_urgently_since") + URGENT_FOR)
-        | Exists(caught)
     )
     worth_it = (
         Q(payable__gte=policy.minimum_atomic)
@@ -66,5 +73,5 @@ def due_channels(policy: DuePolicy, *, now: datetime) -> QuerySet[Channel]:
         .filter(Q(agent__bond_atomic__gt=0) | Q(agent__forfeited_atomic__gt=0))
         .alias(payable=payable)
         .filter(payable__gte=1)
-        .filter(urgent | worth_it & ~Exists(proposed))
+        .filter(urgent(policy) | (worth_it & ~Q(Exists(proposed))))
     )

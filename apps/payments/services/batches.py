@@ -143,7 +143,7 @@ def store_attempt(
             raw_transaction=raw_transaction,
             last_valid_block_height=last_valid_block_height,
             channel_count=0,
-            planned_atomic=batch.total_atomic,
+            planned_atomic=0,
         )
         row.attempts += 1
         row.save(update_fields=["transaction", "attempts"])

@@ -13,7 +13,7 @@ from django.utils import timezone
 from apps.ledger.types import Transfer
 from apps.payments.errors import ChainRegression
 from apps.payments.locks import lock_channels
-from apps.payments.models import Channel, PaymentIntent, Settlement, SettlementItem
+from apps.payments.models import Channel, PaymentIntent, Settlement
 from apps.payments.services import chain_postings, reversals
 from apps.payments.services.chain_postings import PostedBefore
 from apps.payments.services.mirrored import Applied, DistributionSeen, SettlementSeen
@@ -83,24 +83,10 @@ def follow_channels(
     transfers = []
     for address in sorted(changed):
         transfers += _follow_channel(slot, rows[address], changed[address], before, mint, result)
-    Channel.objects.bulk_update(
-        [rows[address] for address in sorted(changed)],
-        [
-            "settled_atomic",
-            "owed_atomic",
-            "claim_cumulative_atomic",
-            "claim_unlock",
-            "slot",
-            "credited_atomic",
-            "uncollected_atomic",
-            "unsettled_since",
-        ],
-        batch_size=500,
-    )
+    _write([rows[address] for address in sorted(changed)])
     reversals.collected({each.channel: each.recollected_atomic for each in result.settled})
-    for settlement in ended:
-        _end_settlement(settlement, rows)
-        result.ended_settlements.append(settlement.id)
+    _end_settlements(ended, rows)
+    result.ended_settlements += [settlement.id for settlement in ended]
     return transfers
 
 
@@ -163,29 +149,79 @@ def _follow_channel(
     return transfers
 
 
-def _end_settlement(settlement: Settlement, channels: Mapping[str, Channel]) -> None:
-    """Record what a final settlement paid and free its channels.
+_WRITE: Final = """
+UPDATE payments_channel c SET
+    settled_atomic = n.settled, owed_atomic = n.owed, claim_cumulative_atomic = n.claim, claim_unlock = n.unlock,
+    slot = n.slot, credited_atomic = n.credited, uncollected_atomic = n.uncollected,
+    unsettled_since = n.unsettled_since
+FROM unnest(
+    %s::text[], %s::numeric[], %s::numeric[], %s::numeric[], %s::bigint[], %s::bigint[], %s::numeric[], %s::numeric[],
+    %s::timestamptz[]
+) AS n (address, settled, owed, claim, unlock, slot, credited, uncollected, unsettled_since)
+WHERE c.address = n.address
+"""
+
+
+def _write(channels: Collection[Channel]) -> None:
+    """Store what `_follow_channel` changed."""
+    if not channels:
+        return
+    rows = [
+        (
+            row.address,
+            row.settled_atomic,
+            row.owed_atomic,
+            row.claim_cumulative_atomic,
+            row.claim_unlock,
+            row.slot,
+            row.credited_atomic,
+            row.uncollected_atomic,
+            row.unsettled_since,
+        )
+        for row in channels
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_WRITE, [list(column) for column in zip(*rows, strict=True)])
+
+
+_WRITE_ITEMS: Final = """
+UPDATE payments_settlement_item i SET paid_atomic = n.paid
+FROM unnest(%s::bigint[], %s::numeric[]) AS n (id, paid) WHERE i.id = n.id
+"""
+_WRITE_SETTLEMENTS: Final = """
+UPDATE payments_settlement s SET paid_atomic = n.paid
+FROM unnest(%s::bigint[], %s::numeric[]) AS n (id, paid) WHERE s.id = n.id
+"""
+
+
+def _end_settlements(ended: Collection[Settlement], channels: Mapping[str, Channel]) -> None:
+    """Record what final settlements paid and free their channels.
 
     An account shows the watermark, not who raised it: a claim executed by somebody else between planning and
-    landing counts as this settlement's, up to the item's own ceiling.
+    landing counts as this settlement's, up to the item's own ceiling. A transaction without items (a distribution)
+    paid what was planned.
     """
-    items = list(settlement.items.all())
-    for item in items:
-        reached = min(item.cumulative_atomic, item.up_to_atomic, channels[item.channel_id].settled_atomic)
-        item.paid_atomic = max(0, reached - item.settled_before_atomic)
-    SettlementItem.objects.bulk_update(items, ["paid_atomic"])
-    settlement.paid_atomic = sum(item.paid_atomic or 0 for item in items)
-    settlement.save(update_fields=["paid_atomic"])
-    for progressed in (True, False):
-        release(
-            [
-                channels[item.channel_id]
-                for item in items
-                if bool(item.paid_atomic) is progressed
-                and channels[item.channel_id].in_flight_id == settlement.id
-            ],
-            progressed=progressed,
-        )
+    if not ended:
+        return
+    paid_items: dict[int, int] = {}
+    paid: dict[int, int] = {}
+    free: dict[bool, list[Channel]] = {True: [], False: []}
+    for settlement in ended:
+        items = list(settlement.items.all())
+        for item in items:
+            channel = channels[item.channel_id]
+            reached = min(item.cumulative_atomic, item.up_to_atomic, channel.settled_atomic)
+            paid_items[item.id] = max(0, reached - item.settled_before_atomic)
+            if channel.in_flight_id == settlement.id:
+                free[bool(paid_items[item.id])].append(channel)
+        planned = 0 if items else settlement.planned_atomic
+        paid[settlement.id] = sum((paid_items[item.id] for item in items), planned)
+    with connection.cursor() as cursor:
+        if paid_items:
+            cursor.execute(_WRITE_ITEMS, [list(paid_items), list(paid_items.values())])
+        cursor.execute(_WRITE_SETTLEMENTS, [list(paid), list(paid.values())])
+    for progressed, freed in free.items():
+        release(freed, progressed=progressed)
 
 
 # Two statements, because each is served by a partial index of its own.

@@ -4,6 +4,7 @@ from typing import Final
 
 import structlog
 
+from apps.payments.services.aggregations import end_aggregations
 from apps.payments.services.settlements import (
     OpenSettlement,
     mark_confirmed,
@@ -18,8 +19,8 @@ from machpay.chain.transactions import TxStatus
 
 log = structlog.get_logger(__name__)
 
-# `getSignatureStatuses` takes 256 signatures.
-FOLLOWED_PER_RUN: Final = 200
+# `getSignatureStatuses` takes 256 signatures a call.
+FOLLOWED_PER_RUN: Final = 1_024
 
 
 def follow(chain: ChainSession) -> dict[Verdict, int]:
@@ -36,29 +37,39 @@ def follow(chain: ChainSession) -> dict[Verdict, int]:
     height = chain.run(chain.client.block_height("finalized"))
     statuses = chain.run(chain.client.status([row.signature for row in rows], search_history=True))
     resend = []
+    confirmed, final = {}, {}
     for row, status in zip(rows, statuses, strict=True):
         verdict = judge(status, last_valid_block_height=row.last_valid_block_height, finalized_height=height)
         verdicts[verdict] = verdicts.get(verdict, 0) + 1
         if verdict is Verdict.RESEND:
             resend.append(Outgoing(row.id, row.raw_transaction, row.send_count))
-        else:
-            _record(row, status, verdict)
-    send_all(chain, resend)
+        elif verdict is Verdict.EXPIRED:
+            _expired(row)
+        elif status is None:
+            continue
+        elif verdict is Verdict.CONFIRMED:
+            confirmed[row.id] = status.slot
+        elif verdict is Verdict.FINAL:
+            final[row.id] = status.slot
+        elif verdict is Verdict.FAILED:
+            _failed(row, status)
+    mark_confirmed(confirmed)
+    ended = mark_finalized(final)
+    if ended:
+        log.info("settlements_finalized", settlements=len(ended), first=min(ended))
+    try:
+        send_all(chain, resend)
+    finally:
+        end_aggregations()
     return verdicts
 
 
-def _record(row: OpenSettlement, status: TxStatus | None, verdict: Verdict) -> None:
-    if verdict is Verdict.EXPIRED:
-        error = f"expired: not found in history after block height {row.last_valid_block_height} was final"
-        if mark_failed(row.id, error=error):
-            log.warning(
-                "settlement_expired", settlement=row.id, signature=row.signature, sends=row.send_count
-            )
-    if status is None:
-        return
-    if verdict is Verdict.CONFIRMED:
-        mark_confirmed(row.id, slot=status.slot)
-    elif verdict is Verdict.FINAL and mark_finalized(row.id, slot=status.slot):
-        log.info("settlement_finalized", settlement=row.id, signature=row.signature, slot=status.slot)
-    elif verdict is Verdict.FAILED and mark_failed(row.id, error=str(status.err)):
+def _expired(row: OpenSettlement) -> None:
+    error = f"expired: not found in history after block height {row.last_valid_block_height} was final"
+    if mark_failed(row.id, error=error):
+        log.warning("settlement_expired", settlement=row.id, signature=row.signature, sends=row.send_count)
+
+
+def _failed(row: OpenSettlement, status: TxStatus) -> None:
+    if mark_failed(row.id, error=str(status.err)):
         log.warning("settlement_failed", settlement=row.id, signature=row.signature, error=str(status.err))

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from apps.payments.services.settlements import begin_send, mark_failed, mark_unknown
+from apps.payments.services.settlements import begin_sends, mark_failed, mark_unknown
 from apps.settlement.chain import ChainSession
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError, RpcUnavailable, TransactionFailed, TransactionRejected
@@ -36,7 +36,10 @@ def send_all(chain: ChainSession, outgoing: Sequence[Outgoing]) -> int:
 
     Raises `RpcUnavailable` after everything is recorded, if there was one.
     """
-    begun = [item for item in outgoing if begin_send(item.settlement_id, send_count=item.send_count)]
+    if not outgoing:
+        return 0
+    turns = begin_sends({item.settlement_id: item.send_count for item in outgoing})
+    begun = [item for item in outgoing if item.settlement_id in turns]
     if not begun:
         return 0
     outcomes = chain.run(_send(chain.client, [item.raw_transaction for item in begun]))
