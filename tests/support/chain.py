@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
+from uuid import UUID
 
 import pytest
 from solders.hash import Hash
@@ -58,14 +59,14 @@ class Payer:
     served: int = 0
     seq: int = 0
 
-    def pay(self, amount: int, *, charged: int | None = None) -> ResolvedPayment:
+    def pay(self, amount: int, *, charged: int | None = None, nonce: UUID | None = None) -> ResolvedPayment:
         """A payment of `amount`, signed by the agent, charged in full unless said otherwise, with the
         gateway's receipt."""
         charge = amount if charged is None else charged
         self.cumulative += amount
         self.served += charge
         self.seq += 1
-        nonce = new_nonce()
+        nonce = nonce or new_nonce()
         deadline = nonce_unix_ms(nonce) // 1000 + 60
         intent = PaymentIntent(self.channel, self.cumulative, nonce, amount, deadline, bytes(32))
         receipt = Receipt(intent.digest, 200 if charge else 500, charge, self.served, int(time.time()))

@@ -105,7 +105,9 @@ def apply_chain_snapshot(snapshot: Snapshot, *, part: Part | None = None) -> App
             require_complete(agents, before, transfers)
         post(transfers)
         result.intents_settled = mark_paid(result.settled)
-        claims.open_cases(result.settled)
+        if cursor.slot:
+            # What was settled before this database began was charged before it, too.
+            claims.open_cases(result.settled)
         _wake_uncollected(deposit.agent for deposit in result.deposits)
         changes.note(changed)
         if part is None:
