@@ -172,11 +172,11 @@ def test_the_way_to_the_end(funded):
     assert begin_send(settlement, send_count=0)
     assert mark_unknown(settlement, error="timeout")
     assert begin_send(settlement, send_count=1)
-    assert mark_confirmed(settlement, slot=9)
-    assert not mark_confirmed(settlement, slot=10)
+    assert mark_confirmed({settlement: 9}) == {settlement}
+    assert not mark_confirmed({settlement: 10})
     assert not begin_send(settlement, send_count=2)
-    assert mark_finalized(settlement, slot=9)
-    assert not mark_finalized(settlement, slot=11)
+    assert mark_finalized({settlement: 9}) == {settlement}
+    assert not mark_finalized({settlement: 11})
     assert not mark_failed(settlement, error="late")
     row = Settlement.objects.get()
     assert (row.state, row.slot, row.send_count, row.error) == ("FINALIZED", 9, 2, "")
@@ -195,7 +195,7 @@ def test_a_send_is_begun_by_one_worker_only(funded):
 
 def test_a_final_settlement_frees_its_channels_only_when_the_mirror_has_it(funded, gateway):
     settlement = store()
-    mark_finalized(settlement, slot=9)
+    mark_finalized({settlement: 9})
     deliver(funded.pay(40))
     agent = funded.agent.public
     apply_chain_snapshot(chain_state(8, [agent_account(agent, deposited=1000)]))
@@ -218,7 +218,7 @@ def test_a_final_settlement_frees_its_channels_only_when_the_mirror_has_it(funde
 
 def test_a_settlement_that_paid_nothing_makes_its_channel_wait(funded):
     settlement = store()
-    mark_finalized(settlement, slot=9)
+    mark_finalized({settlement: 9})
 
     apply_chain_snapshot(chain_state(9, [agent_account(funded.agent.public, deposited=1000)]))
 
