@@ -16,7 +16,9 @@ from apps.core.redis import async_redis
 from apps.payments.errors import ChainUnavailable, NotYours, UnknownGateway
 from apps.payments.facilitator.app import Facilitator
 from apps.payments.relayer import metrics
+from apps.payments.relayer.aggregations import AggregationEndpoints
 from apps.payments.relayer.auth import authenticate
+from apps.payments.relayer.complaints import ComplaintEndpoint
 from apps.payments.relayer.directory import Directory
 from apps.payments.relayer.leases import LeaseEndpoints
 from apps.payments.relayer.threads import DatabaseUnavailable, Threads
@@ -24,10 +26,11 @@ from apps.payments.relayer.waiting import Followers
 from apps.payments.selectors.liability import liability_answer, no_bond
 from apps.payments.services.gateways import Heartbeat, LogPosition, record_heartbeat
 from apps.payments.services.intake import record_batch
+from apps.payments.services.misbehaviour import report, unsigned_charges
 from apps.payments.verification import Refused, Verified, check_items
 from machpay.chain.network import Network
 from machpay.protocol.encoding import I64_MAX, parse_pubkey
-from machpay.protocol.errors import MalformedError
+from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.intents import Voucher
 from machpay.protocol.settlements import MAX_BATCH_ITEMS, ItemResult, SettlementAnswer, SettlementBatch
 from machpay.protocol.signed_requests import RequestSigner
@@ -38,6 +41,8 @@ BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
 HEARTBEAT_BYTES_MAX: Final = 64 * 1024
 BATCHES_IN_FLIGHT_MAX: Final = 32
 _CHUNK: Final = 128
+
+Handler = Callable[[asgi.Scope, asgi.Receive, asgi.Send], Awaitable[None]]
 
 _batch_decoder = msgspec.json.Decoder(SettlementBatch)
 _Counter = Annotated[int, msgspec.Meta(ge=0, le=I64_MAX)]
@@ -93,26 +98,14 @@ class Relayer:
         self._leases = LeaseEndpoints(
             network=network, directory=directory, threads=threads, followers=followers
         )
+        self._aggregations = AggregationEndpoints(network=network, threads=threads)
+        self._complaints = ComplaintEndpoint(network=network, directory=directory, threads=threads)
         self._in_flight = 0
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Answer one HTTP request. Every path also exists below `/v1`."""
         path: str = scope["path"].removeprefix("/v1")
-        if path == "/settlements":
-            await self._only("POST", self._settlements, scope, receive, send)
-        elif path == "/heartbeat":
-            await self._only("POST", self._heartbeat, scope, receive, send)
-        elif path.startswith("/liability/"):
-            await self._only("GET", self._liability, scope, receive, send)
-        elif path == "/leases":
-            await self._only("POST", self._leases.grant, scope, receive, send)
-        elif path.startswith("/leases/") and path.endswith("/release"):
-            await self._only("POST", self._leases.release, scope, receive, send)
-        elif path == "/changes":
-            await self._only("GET", self._leases.changes, scope, receive, send)
-        elif path == "/network":
-            await self._only("GET", self._describe, scope, receive, send)
-        elif path.startswith("/facilitator/"):
+        if path.startswith("/facilitator/"):
             if self._facilitator is None:
                 raise asgi.NotFound("this relayer runs no facilitator: FACILITATOR_KEYPAIR is not set")
             await self._facilitator(path.removeprefix("/facilitator"), scope, receive, send)
@@ -121,15 +114,37 @@ class Relayer:
         elif path == "/metrics":
             await asgi.respond_metrics(send)
         else:
+            method, handler = self._handler(path)
+            await self._only(method, handler, scope, receive, send)
+
+    def _handler(self, path: str) -> tuple[str, Handler]:
+        """Who answers `path`, and to which method."""
+        parts = path.split("/")[1:]
+        key = (parts[0], *("{}" if index == 1 else part for index, part in enumerate(parts) if index))
+        handlers: dict[tuple[str, ...], tuple[str, Handler]] = {
+            ("settlements",): ("POST", self._settlements),
+            ("heartbeat",): ("POST", self._heartbeat),
+            ("liability", "{}"): ("GET", self._liability),
+            ("leases",): ("POST", self._leases.grant),
+            ("leases", "{}", "release"): ("POST", self._leases.release),
+            ("changes",): ("GET", self._leases.changes),
+            ("aggregations",): ("GET", self._aggregations.listed),
+            ("aggregations", "{}", "sign"): ("POST", self._aggregations.sign),
+            ("complaints",): ("POST", self._complaints.complain),
+            ("network",): ("GET", self._describe),
+        }
+        found = handlers.get(key)
+        if found is None:
             raise asgi.NotFound(
                 "this process answers /settlements, /heartbeat, /liability/{agent}, /leases, /leases/{id}/release,"
-                " /changes, /network, /health, /metrics"
+                " /changes, /aggregations, /aggregations/{id}/sign, /complaints, /network, /health, /metrics"
             )
+        return found
 
     async def _only(
         self,
         method: str,
-        handler: Callable[[asgi.Scope, asgi.Receive, asgi.Send], Awaitable[None]],
+        handler: Handler,
         scope: asgi.Scope,
         receive: asgi.Receive,
         send: asgi.Send,
@@ -185,6 +200,7 @@ class Relayer:
             vouchers=_vouchers(batch.vouchers),
             position=_position(batch, checked),
         )
+        await self._report_unsigned(batch.batch, checked, signer)
         recorded = iter(stored)
         return [
             ItemResult(item.digest.hex(), "rejected", item.retry, item.code)
@@ -192,6 +208,23 @@ class Relayer:
             else next(recorded)
             for item in checked
         ]
+
+    async def _report_unsigned(
+        self, items: Sequence[msgspec.Raw], checked: Sequence[Verified | Refused], signer: RequestSigner
+    ) -> None:
+        """What a gateway charged without the agent's signature is held against it, by its own receipt."""
+        refused = [
+            raw
+            for raw, item in zip(items, checked, strict=True)
+            if isinstance(item, Refused) and item.code == RefusalCode.INVALID_SIGNATURE
+        ]
+        if not refused:
+            return
+        charged = await self._threads.verify(
+            unsigned_charges, refused, network=self._network, gateway=signer.key
+        )
+        if charged:
+            await self._threads.database(report, signer.pubkey, charged)
 
     async def _check(self, items: Sequence[msgspec.Raw], signer: RequestSigner) -> list[Verified | Refused]:
         """Verify in chunks, so that several cores share one batch and small batches do not wait for large ones."""
