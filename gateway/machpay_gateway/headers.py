@@ -38,6 +38,7 @@ _REPLACED: Final = frozenset(
         b"host",
         b"content-length",
         b"expect",
+        b"machpay-gateway",
         b"machpay-sibling",
         b"forwarded",
         b"x-forwarded-for",

@@ -153,6 +153,14 @@ async def test_a_payment_is_decided_by_the_process_it_names_wherever_it_arrives(
     }
     assert len(offers) == 1
     assert offers < set(gateways)
+    # Unless it says that it knows one of them.
+    for gateway in gateways:
+        for _ in range(3):
+            _, headers, _ = await machine.get("/paid", **{"MachPay-Gateway": gateway})
+            required = x402.decode_required(headers[x402.REQUIRED_HEADER])
+            assert required.accepts[0].extra["gateway"] == gateway
+    _, _, document = await machine.get("/machpay.json")
+    assert (document["gateway"], document["gateways"]) == (gateways[0], gateways)
 
     # Every process finds every payment.
     for _ in range(6):

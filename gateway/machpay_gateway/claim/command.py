@@ -26,9 +26,11 @@ from machpay_gateway.commands.base import (
     load_key,
     pubkey_argument,
     say,
+    worker_argument,
 )
 from machpay_gateway.errors import ConfigError
 from machpay_gateway.settings import Settings, load_settings
+from machpay_gateway.siblings.family import worker_settings
 
 _ABOUT: Final = """\
 Be paid for what agents signed without the relayer. Reads the gateway's log,
@@ -52,6 +54,7 @@ def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="be paid without the relayer: claim on-chain what agents signed",
         about=_ABOUT,
     )
+    worker_argument(command)
     command.add_argument(
         "--agent",
         action="append",
@@ -83,7 +86,7 @@ def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_claim_command(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    settings = load_settings(options.config)
+    settings = worker_settings(load_settings(options.config), options.worker)
     proofs = _chosen(read_log(settings), options.agent)
     if not any(proof.voucher for proof in proofs) and not options.agent:
         say(options, {"channels": []}, "no vouchers in the log: there is nothing to claim")

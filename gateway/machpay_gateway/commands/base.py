@@ -117,6 +117,17 @@ def workers_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
+def worker_argument(command: argparse.ArgumentParser) -> None:
+    """`--worker`."""
+    command.add_argument(
+        "--worker",
+        type=count_argument,
+        default=0,
+        metavar="I",
+        help="the identity and the log of this one of several gateway processes; default %(default)s",
+    )
+
+
 def _workers(text: str) -> int:
     count = count_argument(text)
     if not 1 <= count <= 64:

@@ -26,10 +26,12 @@ from machpay_gateway.commands.base import (
     count_argument,
     pubkey_argument,
     say,
+    worker_argument,
 )
 from machpay_gateway.errors import ConfigError, Refused, RelayerError
 from machpay_gateway.peers import Peers
 from machpay_gateway.settings import Settings, load_settings
+from machpay_gateway.siblings.family import worker_settings
 from machpay_gateway.transfer.export import Choice, Summary, export
 from machpay_gateway.transfer.importing import Good, Report, hand_over, judged
 from machpay_gateway.transfer.reading import replay
@@ -81,6 +83,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
         about=_EXPORT_ABOUT,
         examples=_EXPORT_EXAMPLES,
     )
+    worker_argument(out)
     out.add_argument("--output", metavar="FILE", default=_STDIO, help="where to; - is stdout, the default")
     out.add_argument("--force", action="store_true", help="replace the output file if it exists")
     out.add_argument(
@@ -109,6 +112,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
         about=_IMPORT_ABOUT,
         examples=_IMPORT_EXAMPLES,
     )
+    worker_argument(take)
     source = take.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", metavar="FILE", help="one settlement item per line; - is stdin")
     source.add_argument("--from-data-dir", metavar="DIR", help="another data folder of this gateway")
@@ -126,7 +130,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
 
 def run_export(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds, `Refused`, `OSError`."""
-    settings = load_settings(options.config)
+    settings = worker_settings(load_settings(options.config), options.worker)
     if options.data_dir:
         settings = replace(settings, data_dir=Path(options.data_dir))
     choice = Choice(
@@ -199,7 +203,7 @@ def _time(text: str) -> int:
 
 def run_import(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds, `OSError`."""
-    settings = load_settings(options.config)
+    settings = worker_settings(load_settings(options.config), options.worker)
     if options.into_log and options.relayer_url:
         raise ConfigError("--into-log tells no relayer: leave --relayer-url out")
     report = Report()

@@ -107,9 +107,11 @@ class Family:
         except ValueError:
             return None
 
-    def home(self, name: bytes) -> int:
-        """The identity that `name` (of a client) belongs to: the same in every process."""
-        return int.from_bytes(sha256(name).digest()[:8]) % len(self.pubkeys)
+    def home(self, client: bytes) -> int:
+        """The identity that a client is offered: the same in every process, and for few clients another one when an
+        identity is added (rendezvous hashing)."""
+        indexes = range(len(self.pubkeys))
+        return max(indexes, key=lambda index: sha256(client + self.pubkeys[index].encode()).digest())
 
 
 def _addresses(settings: Settings) -> list[str]:

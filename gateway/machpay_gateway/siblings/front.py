@@ -1,7 +1,8 @@
 """In front of one process's application: is this request ours, or a sibling's?
 
     paid request         the identity that the payment names; a stranger's is refused by our own application
-    unpaid, priced       the identity of the client's address, so that one client is always offered the same one
+    unpaid, priced       the identity that the client knows already (its MachPay-Gateway header), else the one of its
+                         address: one client is always offered the same
     anything else        ours
 
 A request is passed on once at most and whole: method, target, headers and body as they arrived. A sibling that is not
@@ -19,9 +20,11 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from machpay.protocol.x402 import GATEWAY_HEADER
 from machpay_gateway.answers import respond, respond_json, respond_problem
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
+from machpay_gateway.own import manifest
 from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
 from machpay_gateway.routes import LOOK_UP_PREFIX, Priced
 from machpay_gateway.runtime import Runtime
@@ -32,6 +35,7 @@ from machpay_gateway.siblings.seal import HEADER, unseal
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
 FORWARDED_FROM: Final = b"x-forwarded-for"
+KNOWN: Final = GATEWAY_HEADER.lower().encode()
 ASK_S: Final = 2.0
 """How long a sibling may take to answer about itself."""
 
@@ -115,6 +119,11 @@ class Front:
         if request.path == "/metrics":
             await self._metrics(send)
             return True
+        if request.path == "/machpay.json" and request.method == "GET":
+            document = manifest(self._runtime.settings, self._runtime.health()[0])
+            document |= {"gateway": self._family.pubkeys[0], "gateways": list(self._family.pubkeys)}
+            await respond_json(send, 200, msgspec.json.encode(document))
+            return True
         if request.path.startswith(LOOK_UP_PREFIX):
             return await self._look_up(request, send)
         home = self._home(request)
@@ -140,13 +149,20 @@ class Front:
             return own
         if not isinstance(offer, Priced):
             return own
-        # Any identity would do; what the header says can only choose among our own.
+        # Any identity would do; what a client's headers say can only choose among our own.
+        known = next((value for name, value in request.headers if name == KNOWN), None)
+        index = None if known is None else self._family.index_of(known.decode("latin-1"))
+        if index is not None:
+            return index
         forwarded = next((value for name, value in request.headers if name == FORWARDED_FROM), b"")
         client = forwarded.split(b",")[0].strip() or (request.client_host or "").encode()
         return self._family.home(client)
 
     async def _pass_on(self, line: Line, request: Request, send: Send) -> None:
         await request.read_head()
+        self._runtime.metrics.requests.labels(
+            "forwarded", f"worker {self._family.index_of(line.gateway)}"
+        ).inc()
         try:
             answer = await line.open(request)
         except UpstreamError as error:
@@ -159,7 +175,7 @@ class Front:
             headers = [
                 (name.lower(), value)
                 for name, value in answer.headers
-                if name.lower() not in HOP_BY_HOP and name.lower() != b"date"
+                if name.lower() not in HOP_BY_HOP and name.lower() not in (b"date", b"x-request-id")
             ]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             try:

@@ -50,7 +50,7 @@ from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import Offer
-from machpay.protocol.x402 import REQUIRED_HEADER, PaymentRequired, decode_required
+from machpay.protocol.x402 import GATEWAY_HEADER, REQUIRED_HEADER, PaymentRequired, decode_required
 
 MAX_ATTEMPTS = 16
 """Signatures per call before a gateway that keeps refusing is given up."""
@@ -181,6 +181,9 @@ class Payer:
         call, streams = purchase.call, purchase.streams
         challenge = self._challenges.get(call.route)
         if challenge is None or challenge.offer.amount > purchase.max_price_atomic:
+            known = self.gateway_of(call.origin)
+            if known is not None:
+                purchase.request.headers[GATEWAY_HEADER] = str(known)
             answer = await self._transport.ask(purchase.request, streams=streams)
             # HEAD is never served for money: its 402 is the answer, and says the price.
             if answer.status_code != 402 or call.method == "HEAD":

@@ -27,6 +27,9 @@ INTENT_VERSION: Final = 1
 REQUIRED_HEADER: Final = "PAYMENT-REQUIRED"
 SIGNATURE_HEADER: Final = "PAYMENT-SIGNATURE"
 RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
+GATEWAY_HEADER: Final = "MachPay-Gateway"
+"""Names the gateway that a client knows at an address, on a request that is not paid yet: where several processes
+share the address, that one makes the offer."""
 MAX_HEADER_BYTES: Final = 8 * 1024
 """Servers in the field refuse longer header lines; a 402 stays below this."""
 
