@@ -31,6 +31,7 @@ from machpay_gateway.settings import Settings, load_settings
 from machpay_gateway.siblings.family import identities, with_count
 
 WAIT_S: Final = 90
+LAMPORTS_PER_SOL: Final = 1_000_000_000
 _ABOUT: Final = """\
 Register this gateway: the vendor on-chain if it is not there, the gateway
 on-chain (signed by the vendor's and the gateway's key), and then at the relayer,
@@ -63,6 +64,11 @@ def add_register_command(commands: "Commands[argparse.ArgumentParser]") -> None:
         "--vendor-keypair", metavar="FILE", help="the vendor's key; needed while the chain lacks something"
     )
     command.add_argument("--fee-payer", metavar="FILE", help="pays fees and rent; default: the vendor")
+    command.add_argument(
+        "--airdrop",
+        action="store_true",
+        help="ask the cluster for SOL if the fee payer lacks it; test clusters only",
+    )
     command.add_argument(
         "--payout",
         type=pubkey_argument,
@@ -154,7 +160,7 @@ async def _on_chain(
             return
         vendor = _vendor_key(settings, options)
         payer = load_key(options.fee_payer, "--fee-payer") if options.fee_payer else vendor
-        await _refuse_the_poor(chain, payer.public, needed)
+        await _provide(chain, payer.public, needed, airdrop=options.airdrop)
         result["transactions"] = await register(
             chain,
             settings,
@@ -186,11 +192,19 @@ def _vendor_key(settings: Settings, options: argparse.Namespace) -> SigningKey:
     return key
 
 
-async def _refuse_the_poor(chain: ChainClient, payer: Pubkey, needed: int) -> None:
+async def _provide(chain: ChainClient, payer: Pubkey, needed: int, *, airdrop: bool) -> None:
+    """See that the fee payer has `needed` lamports. Raises `Refused` if not."""
     # An account that would be left with less than the rent of an empty one may not pay at all.
     required = needed + await chain.rent(0)
     has = await chain.lamports(payer)
-    if has < required:
+    if has >= required:
+        return
+    if not airdrop:
         raise Refused(
-            f"fee payer {payer} has {has} lamports and needs {required}; send it SOL or name another with --fee-payer"
+            f"fee payer {payer} has {has} lamports and needs {required}; send it SOL, name another with --fee-payer, "
+            "or on a test cluster use --airdrop"
         )
+    try:
+        await chain.airdrop(payer, max(required - has, LAMPORTS_PER_SOL))
+    except RpcUnavailable as error:
+        raise Refused(f"this cluster gives no SOL away: {error}") from error
