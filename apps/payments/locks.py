@@ -33,13 +33,24 @@ def lock_rules(*, for_change: bool = False) -> NetworkRules:
 
 def lock_agents(agents: Iterable[str]) -> dict[str, AgentMirror]:
     """Rows of `agents`, created where missing, locked in order."""
+    return {row.agent: row for row in _lock(_agents(agents))}
+
+
+def hold_agents(agents: Iterable[str]) -> None:
+    """`lock_agents` for callers that need only the lock."""
+    list(_lock(_agents(agents)).values_list("agent"))
+
+
+def _agents(agents: Iterable[str]) -> QuerySet[AgentMirror]:
+    """The rows in lock order, all of them existing."""
     wanted = sorted(set(agents))
-    known = set(AgentMirror.objects.filter(agent__in=wanted).values_list("agent", flat=True))
+    rows = AgentMirror.objects.filter(agent__in=wanted).order_by("agent")
+    known = set(rows.values_list("agent", flat=True))
     if len(known) < len(wanted):
         AgentMirror.objects.bulk_create(
             [AgentMirror(agent=agent) for agent in wanted if agent not in known], ignore_conflicts=True
         )
-    return {row.agent: row for row in _lock(AgentMirror.objects.filter(agent__in=wanted).order_by("agent"))}
+    return rows
 
 
 def lock_channels(addresses: Iterable[str]) -> dict[str, Channel]:

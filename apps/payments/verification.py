@@ -7,6 +7,7 @@ otherwise; nothing is ever refused for a business reason, because a served payme
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from solders.pubkey import Pubkey
 from machpay.chain.network import Network
 from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.keys import verify_beside
 from machpay.protocol.nonces import lifetime_is_allowed, nonce_unix_ms
 from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item, verify_item
 
@@ -26,6 +28,12 @@ MAX_AHEAD: Final = timedelta(days=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=65_536)
+def _text(address: Pubkey) -> str:
+    """Base58, which costs as much as the rest of reading an item; channels pay again and again."""
+    return str(address)
+
+
 @dataclass(frozen=True, slots=True)
 class Verified:
     """An item that may be stored, with its digest and the time inside its nonce."""
@@ -33,6 +41,14 @@ class Verified:
     payment: ResolvedPayment
     digest: bytes
     nonce_time: datetime
+
+    @property
+    def agent(self) -> str:
+        return _text(self.payment.agent)
+
+    @property
+    def channel(self) -> str:
+        return _text(self.payment.intent.channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +63,7 @@ class Refused:
 def check_items(
     items: Sequence[msgspec.Raw], *, network: Network, gateway: Pubkey, now: datetime
 ) -> list[Verified | Refused]:
-    """Check items sent by `gateway`, in order. Costs about 150 microseconds an item, most of it without the GIL."""
+    """Check items sent by `gateway`, in order. Costs about 150 microseconds an item, 120 of them without the GIL."""
     return [_check_item(item, network, gateway, now) for item in items]
 
 
@@ -60,7 +76,7 @@ def _check_item(raw: msgspec.Raw, network: Network, gateway: Pubkey, now: dateti
         return Refused(b"", error.code)
     digest = payment.intent.digest
     nonce_time = _EPOCH + timedelta(milliseconds=nonce_unix_ms(payment.intent.nonce))
-    if not verify_item(payment):
+    if not verify_item(payment, verify_beside):
         return Refused(digest, RefusalCode.INVALID_SIGNATURE)
     if not lifetime_is_allowed(payment.intent.nonce, payment.intent.deadline):
         return Refused(digest, RefusalCode.NONCE_REPLAYED)

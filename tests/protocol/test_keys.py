@@ -11,13 +11,16 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from machpay.protocol.errors import MalformedError
-from machpay.protocol.keys import SigningKey, verify
+from machpay.protocol.keys import SigningKey, verify, verify_beside
 from machpay.protocol.vectors import GROUP_ORDER, SMALL_ORDER_POINTS
 from tests.protocol.values import AGENT
 
+both_verifiers = pytest.mark.parametrize("verify", [verify, verify_beside], ids=["solders", "libsodium"])
 
+
+@both_verifiers
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
-def test_signs_like_solana_and_verifies(seed, message):
+def test_signs_like_solana_and_verifies(verify, seed, message):
     key = SigningKey(seed)
     reference = Keypair.from_seed(seed)
     assert key.public == reference.pubkey()
@@ -26,15 +29,17 @@ def test_signs_like_solana_and_verifies(seed, message):
     assert verify(key.public, message, key.sign(message))
 
 
+@both_verifiers
 @given(st.binary(min_size=60, max_size=60), st.integers(0, 511))
-def test_a_flipped_bit_of_the_signature_never_verifies(message, bit):
+def test_a_flipped_bit_of_the_signature_never_verifies(verify, message, bit):
     signature = bytearray(AGENT.sign(message))
     signature[bit // 8] ^= 1 << bit % 8
     assert not verify(AGENT.public, message, bytes(signature))
 
 
+@both_verifiers
 @given(st.binary(max_size=100))
-def test_a_scalar_above_the_group_order_never_verifies(message):
+def test_a_scalar_above_the_group_order_never_verifies(verify, message):
     signature = AGENT.sign(message)
     scalar = int.from_bytes(signature[32:], "little")
     assert crypto_core_ed25519_scalar_reduce(signature[32:] + bytes(32)) == signature[32:]
@@ -42,16 +47,18 @@ def test_a_scalar_above_the_group_order_never_verifies(message):
     assert not verify(AGENT.public, message, signature[:32] + raised)
 
 
+@both_verifiers
 @pytest.mark.parametrize("point", SMALL_ORDER_POINTS)
 @pytest.mark.parametrize("commitment", SMALL_ORDER_POINTS)
-def test_small_order_keys_verify_nothing(point, commitment):
+def test_small_order_keys_verify_nothing(verify, point, commitment):
     key = Pubkey(bytes.fromhex(point))
     for message in (b"", b"a", b"b", b"c", b"d"):
         assert not verify(key, message, bytes.fromhex(commitment) + bytes(32))
 
 
+@both_verifiers
 @pytest.mark.parametrize("size", [0, 1, 32, 63, 65, 128])
-def test_a_signature_of_another_length_is_false_not_an_error(size):
+def test_a_signature_of_another_length_is_false_not_an_error(verify, size):
     assert verify(AGENT.public, b"m", bytes(size)) is False
 
 

@@ -9,7 +9,7 @@ number of items.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,10 +17,11 @@ from django.db import connection, transaction
 from django.utils import timezone
 from solders.pubkey import Pubkey
 
+from apps.core.arrays import binaries, integers, texts
 from apps.ledger import chart
 from apps.ledger.services import post
 from apps.ledger.types import Transfer
-from apps.payments.locks import lock_agents, lock_channels
+from apps.payments.locks import hold_agents, lock_channels
 from apps.payments.models import Channel, Equivocation, PaymentIntent
 from apps.payments.services import equivocations, gateways
 from apps.payments.services.gateways import LogPosition
@@ -56,10 +57,10 @@ def record_batch(
     `position` is given when with these items all of that part of the gateway's log was delivered.
     Returns one result per item, in order, once everything has committed. Safe to repeat and to run concurrently.
     """
-    agents = {str(item.payment.intent.channel): str(item.payment.agent) for item in items}
+    agents = {item.channel: item.agent for item in items}
     valid = _verified_vouchers(vouchers, agents)
     with transaction.atomic():
-        lock_agents(agents.values())
+        hold_agents(agents.values())
         channels = _lock_channels(agents, valid, gateway, vendor)
         stored = _stored_nonces(items)
         batch = _Batch(channels, stored, mint)
@@ -78,7 +79,7 @@ def what_is_stored(items: Sequence[Verified]) -> list[Literal["new", "duplicate"
     stored = _stored_nonces(items)
     found: list[Literal["new", "duplicate", "conflict"]] = []
     for item in items:
-        digest = stored.get(_nonce_of(item), {}).get(str(item.payment.intent.channel))
+        digest = stored.get(_nonce_of(item), {}).get(item.channel)
         found.append("new" if digest is None else "duplicate" if digest == item.digest else "conflict")
     return found
 
@@ -125,7 +126,11 @@ def _stored_nonces(items: Sequence[Verified]) -> dict[_Nonce, dict[str, bytes]]:
         return stored
     times = [nonce.time for nonce in nonces]
     with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*nonces, strict=True)]
+        columns = [
+            texts([time.isoformat() for time in times]),
+            texts([nonce.agent for nonce in nonces]),
+            texts([str(nonce.nonce) for nonce in nonces]),
+        ]
         cursor.execute(_STORED, [*columns, min(times), max(times)])
         for time, agent, nonce, channel, digest in cursor.fetchall():
             stored.setdefault(_Nonce(time, agent, nonce), {})[channel] = bytes(digest)
@@ -133,35 +138,18 @@ def _stored_nonces(items: Sequence[Verified]) -> dict[_Nonce, dict[str, bytes]]:
 
 
 def _nonce_of(item: Verified) -> _Nonce:
-    return _Nonce(item.nonce_time, str(item.payment.agent), item.payment.intent.nonce)
+    return _Nonce(item.nonce_time, item.agent, item.payment.intent.nonce)
 
 
-_INTENT_COLUMNS: Final = (
-    ("nonce_time", "timestamptz"),
-    ("agent", "text"),
-    ("nonce", "uuid"),
-    ("channel", "text"),
-    ("gateway", "text"),
-    ("vendor", "text"),
-    ("digest", "bytea"),
-    ("amount_atomic", "numeric"),
-    ("charged_atomic", "numeric"),
-    ("charged_through_atomic", "numeric"),
-    ("cumulative_atomic", "numeric"),
-    ("deadline", "int8"),
-    ("request_hash", "bytea"),
-    ("signature", "bytea"),
-    ("status", "text"),
-    ("http_status", "int4"),
-    ("served_total_atomic", "numeric"),
-    ("served_at", "timestamptz"),
-    ("receipt_signature", "bytea"),
-    ("gateway_seq", "int8"),
-    ("settled_at", "timestamptz"),
-)
-_COPY_INTENTS: Final = (
-    f"COPY payment_intents ({', '.join(name for name, _ in _INTENT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-)
+_COPY_INTENTS: Final = """
+COPY payment_intents (
+    nonce_time, agent, nonce, channel, gateway, vendor, digest, amount_atomic, charged_atomic, charged_through_atomic,
+    cumulative_atomic, deadline, request_hash, signature, status, http_status, served_total_atomic, served_at,
+    receipt_signature, gateway_seq, settled_at
+) FROM STDIN
+"""
+_NULL: Final = "\\N"
+_BYTES: Final = "\\\\x"
 _UPDATE_CHANNELS: Final = """
 UPDATE payments_channel c SET
     highest_cumulative_atomic = n.highest, highest_context = n.context, highest_signature = n.signature,
@@ -196,14 +184,15 @@ class _Batch:
         self._stored = stored
         self._mint = mint
         self._now = timezone.now()
-        self._rows: list[tuple[Any, ...]] = []
+        self._now_text = self._now.isoformat()
+        self._rows: list[str] = []
         self._equivocations: list[tuple[Verified, _Nonce, str]] = []
         self._touched: dict[str, int] = {}
         self._days: dict[tuple[str, date], int] = {}
 
     def add(self, item: Verified) -> ItemResult:
         """Decide what the item is and, if it is new, apply it."""
-        address = str(item.payment.intent.channel)
+        address = item.channel
         channel = self._channels[address]
         nonce = _nonce_of(item)
         digests = self._stored.setdefault(nonce, {})
@@ -250,30 +239,16 @@ class _Batch:
             channel.unsettled_since = self._now
         charged_status = Status.SETTLED if settled else Status.PENDING
         status = charged_status if payment.charged else Status.VOID
+        total, receipt = payment.served_total, payment.receipt
+        # COPY's text form. No value of these can hold a tab, a line's end or a backslash of its own.
         self._rows.append(
-            (
-                item.nonce_time,
-                channel.agent_id,
-                intent.nonce,
-                channel.address,
-                channel.gateway_id,
-                channel.vendor,
-                item.digest,
-                intent.amount,
-                payment.charged,
-                channel.charged_total_atomic,
-                intent.cumulative,
-                intent.deadline,
-                intent.request_hash,
-                payment.signature,
-                str(status),
-                payment.http_status,
-                payment.served_total,
-                served_at,
-                None if payment.receipt is None else payment.receipt.signature,
-                payment.seq,
-                self._now if status is Status.SETTLED else None,
-            )
+            f"{item.nonce_time.isoformat()}\t{channel.agent_id}\t{intent.nonce}\t{channel.address}"
+            f"\t{channel.gateway_id}\t{channel.vendor}\t\\\\x{item.digest.hex()}\t{intent.amount}\t{payment.charged}"
+            f"\t{channel.charged_total_atomic}\t{intent.cumulative}\t{intent.deadline}"
+            f"\t\\\\x{intent.request_hash.hex()}\t\\\\x{payment.signature.hex()}\t{status}\t{payment.http_status}"
+            f"\t{_NULL if total is None else total}\t{_NULL if served_at is None else served_at.isoformat()}"
+            f"\t{_NULL if receipt is None else _BYTES + receipt.signature.hex()}\t{payment.seq}"
+            f"\t{self._now_text if status is Status.SETTLED else _NULL}\n"
         )
 
     def write(self) -> None:
@@ -281,34 +256,30 @@ class _Batch:
         with connection.cursor() as cursor:
             if self._rows:
                 with connection.wrap_database_errors, cursor.copy(_COPY_INTENTS) as copy:
-                    copy.set_types([kind for _, kind in _INTENT_COLUMNS])
-                    for row in self._rows:
-                        copy.write_row(row)
+                    copy.write("".join(self._rows))
             if self._touched:
-                columns = [list(column) for column in zip(*self._channel_rows(), strict=True)]
-                cursor.execute(_UPDATE_CHANNELS, columns)
+                cursor.execute(_UPDATE_CHANNELS, self._channel_columns())
             if self._days:
-                days = [(agent, day, amount) for (agent, day), amount in self._days.items()]
-                cursor.execute(_COUNT_DAYS, [list(column) for column in zip(*days, strict=True)])
+                agents, days = zip(*self._days, strict=True)
+                counted = [texts(agents), texts([day.isoformat() for day in days])]
+                cursor.execute(_COUNT_DAYS, [*counted, integers(self._days.values())])
         equivocations.store(_evidence(*found) for found in self._equivocations)
         post(list(self._charges()))
 
-    def _channel_rows(self) -> list[tuple[Any, ...]]:
+    def _channel_columns(self) -> list[str]:
+        channels = [self._channels[address] for address in self._touched]
         return [
-            (
-                c.address,
-                c.highest_cumulative_atomic,
-                c.highest_context,
-                c.highest_signature,
-                c.charged_total_atomic,
-                c.charged_count,
-                c.void_count,
-                c.credited_atomic,
-                c.first_payment_at,
-                c.last_payment_at,
-                c.unsettled_since,
-            )
-            for c in (self._channels[address] for address in self._touched)
+            texts([c.address for c in channels]),
+            integers([c.highest_cumulative_atomic for c in channels]),
+            binaries([c.highest_context for c in channels]),
+            binaries([c.highest_signature for c in channels]),
+            integers([c.charged_total_atomic for c in channels]),
+            integers([c.charged_count for c in channels]),
+            integers([c.void_count for c in channels]),
+            integers([c.credited_atomic for c in channels]),
+            _times([c.first_payment_at for c in channels]),
+            _times([c.last_payment_at for c in channels]),
+            _times([c.unsettled_since for c in channels]),
         ]
 
     def _charges(self) -> Iterable[Transfer]:
@@ -324,12 +295,16 @@ class _Batch:
                 )
 
 
+def _times(values: Iterable[datetime | None]) -> str:
+    return texts([None if value is None else value.isoformat() for value in values])
+
+
 def _evidence(item: Verified, nonce: _Nonce, other_channel: str) -> Equivocation:
     """Both signed intents, complete: what `slash_equivocation` shows to the chain."""
     other = PaymentIntent.objects.get(
         nonce_time=nonce.time, agent=nonce.agent, nonce=nonce.nonce, channel=other_channel
     )
-    address = str(item.payment.intent.channel)
+    address = item.channel
     found = {
         address: msgspec.to_builtins(to_item(item.payment)),
         other_channel: equivocations.stored_half(other),

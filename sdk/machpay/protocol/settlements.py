@@ -6,7 +6,7 @@ answers each item after it is stored. Amounts are decimal strings on the way out
 way in.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -25,12 +25,13 @@ from machpay.protocol.encoding import (
 )
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import PaymentIntent, Voucher
-from machpay.protocol.keys import SIGNATURE_LENGTH
+from machpay.protocol.keys import SIGNATURE_LENGTH, verify
 from machpay.protocol.nonces import parse_nonce
 from machpay.protocol.receipts import Receipt, SignedReceipt
 
 ItemStatus = Literal["charged", "void"]
 MAX_BATCH_ITEMS: Final = 1000
+Verifier = Callable[[Pubkey, bytes, bytes], bool]
 
 
 class SettlementItem(msgspec.Struct):
@@ -110,6 +111,20 @@ class ResolvedPayment(msgspec.Struct, frozen=True):
     @property
     def voucher(self) -> Voucher:
         return self.intent.voucher(self.signature)
+
+
+def intent_item(agent: Pubkey, gateway: Pubkey, intent: PaymentIntent, signature: bytes) -> SettlementItem:
+    """A signed intent in the form of an item, without an outcome: what a gateway shows when it asks for a lease."""
+    return SettlementItem(
+        agent=str(agent),
+        gateway=str(gateway),
+        amount=str(intent.amount),
+        cumulative=str(intent.cumulative),
+        nonce=str(intent.nonce),
+        deadline=intent.deadline,
+        request_hash=intent.request_hash.hex(),
+        signature=to_b64(signature),
+    )
 
 
 def to_item(payment: ResolvedPayment) -> SettlementItem:
@@ -236,8 +251,10 @@ def parse_item(item: SettlementItem, *, gateway: Pubkey, channel: Pubkey) -> Res
     )
 
 
-def verify_item(payment: ResolvedPayment) -> bool:
-    """True if the agent signed the intent and, where there is one, the gateway signed the receipt."""
-    if not payment.intent.is_signed_by(payment.agent, payment.signature):
+def verify_item(payment: ResolvedPayment, check: Verifier = verify) -> bool:
+    """True if the agent signed the intent and, where there is one, the gateway signed the receipt. `check` is `verify`
+    or `verify_beside`."""
+    if not check(payment.agent, payment.intent.message, payment.signature):
         return False
-    return payment.receipt is None or payment.receipt.is_signed_by(payment.gateway)
+    signed = payment.receipt
+    return signed is None or check(payment.gateway, signed.receipt.message, signed.signature)
