@@ -12,6 +12,7 @@ from machpay.client.errors import (
 )
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE
+from tests.sdk.relay import Relay
 
 
 def channel_of(client, gateway):
@@ -116,22 +117,39 @@ async def test_success_after_failure_is_charged_once(client, gateway, net, upstr
     assert net.charged == PRICE
 
 
-async def test_a_lost_answer_that_was_charged_is_not_repeated(make_client, relay, net, upstream):
-    client = await make_client(resends=0)
-    assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
-    relay.plan.extend(["cut after"])
-    with pytest.raises(ResponseLostError) as raised:
-        await client.pay_and_call(relay.url + "/paid", retries=3)
+async def test_a_lost_answer_that_was_charged_is_not_repeated(start_gateway, make_client, net, upstream):
+    gateway = await start_gateway(upstream="\n[responses]\nmax_bytes = 0")
+    async with Relay(gateway.url) as relay:
+        client = await make_client(resends=0)
+        assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
+        relay.plan.extend(["cut after"])
+        with pytest.raises(ResponseLostError) as raised:
+            await client.pay_and_call(relay.url + "/paid", retries=3)
     assert raised.value.charged == PRICE
     await eventually(lambda: net.charged == 2 * PRICE, "the relayer knows both")
     assert len(upstream.seen) == 2
 
 
-async def test_an_unknown_outcome_is_not_repeated(make_client, relay, gateway, upstream):
+async def test_an_unknown_outcome_is_asked_for_again_under_one_identifier(make_client, relay, net, upstream):
+    client = await make_client(timeout_s=0.3)
+    assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
+    call = asyncio.create_task(client.pay_and_call(relay.url + "/paid?mode=slow", retries=20))
+    await eventually(lambda: len(relay.seen) > 8, "the client has asked more than once")
+    upstream.release.set()
+    response = await call
+    assert (response.json(), response.payment.charged) == ({"late": True}, PRICE)
+    assert response.payment.attempts == 1
+    await eventually(lambda: net.charged == 2 * PRICE, "the relayer knows both")
+    assert [target for _method, target, *_ in upstream.seen] == ["/paid", "/paid?mode=slow"]
+    # Nothing of the call is left open: the next payment is accepted as it is.
+    assert (await client.pay_and_call(relay.url + "/paid")).payment.served_total == 3 * PRICE
+
+
+async def test_without_retries_an_unknown_outcome_is_reported(make_client, relay, upstream):
     client = await make_client(timeout_s=0.3)
     assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
     with pytest.raises(UnresolvedPaymentError):
-        await client.pay_and_call(relay.url + "/paid?mode=slow", retries=3)
+        await client.pay_and_call(relay.url + "/paid?mode=slow")
     assert len(upstream.seen) == 2
 
 

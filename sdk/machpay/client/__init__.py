@@ -7,6 +7,8 @@ headroom   how far above the known total to sign      pure
 channels   what may be signed on one channel          pure
 orders     one signed payment and its answers         pure
 transport  HTTP, and what is known when it fails
+wire       pooled connections
+connection one HTTP/1.1 connection
 streams    answers handed on piece by piece
 exchange   one payment over HTTP until its outcome is known
 paying     one call: prices, gates, signatures, corrections

@@ -3,16 +3,27 @@
 The distinction that matters: a request that surely never left, and one that may have arrived.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
+from urllib.request import getproxies
 
 import httpx
 
+from machpay.client.connection import Upload
 from machpay.client.errors import GatewayUnreachableError
+from machpay.client.wire import RawHeaders, Wire
 
-NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+NEVER_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.LocalProtocolError,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +38,16 @@ class Lost:
 
 
 class Transport:
-    """One connection pool. Never follows redirects: a payment is for the URL that was asked for."""
+    """One connection pool. Never follows redirects and keeps no cookies: a payment is for the request that was made.
+
+    Where the environment names a proxy, httpx carries the requests; elsewhere `wire` does, in a fraction of the time.
+    """
 
     def __init__(self, *, timeout_s: float, max_connections: int) -> None:
         limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
         self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=False)
+        self._wire = Wire(timeout_s=timeout_s, max_connections=max_connections)
+        self._is_proxied = any(name in ("http", "https", "all") for name in getproxies())
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -40,6 +56,7 @@ class Transport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._wire.aclose()
         await self._http.__aexit__(kind, error, trace)
 
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
@@ -47,38 +64,62 @@ class Transport:
         return self._http.build_request(method, url, **parts)  # type: ignore[arg-type]
 
     async def send(
-        self, request: httpx.Request, headers: Mapping[str, str] | None = None, *, streams: bool = False
+        self,
+        request: httpx.Request,
+        headers: Mapping[str, str] | None = None,
+        *,
+        streams: bool = False,
+        body: Upload | None = None,
     ) -> httpx.Response | Lost:
         """Send `request` (again) with extra headers; an answer read to its end, or what is known without
-        one. With `streams` an answer of success is returned unread: the caller closes it."""
-        outgoing = httpx.Request(
-            request.method,
-            request.url,
-            headers=[*request.headers.raw, *((k.encode(), v.encode()) for k, v in (headers or {}).items())],
-            content=request.content,
-            extensions=request.extensions,
-        )
+        one. With `streams` an answer of success is returned unread: the caller closes it. `body` is sent in place of
+        the request's own."""
+        lines = [*request.headers.raw, *((k.encode(), v.encode()) for k, v in (headers or {}).items())]
+        began = time.perf_counter()
         try:
-            response = await self._http.send(outgoing, stream=True)
+            if self._is_proxied:
+                answer = await self._through_proxy(request, lines, body)
+            else:
+                exchange = await self._wire.open(
+                    request.method, request.url, lines, request.content if body is None else body
+                )
+                answer = httpx.Response(
+                    exchange.status, headers=exchange.headers, stream=exchange, request=request
+                )
         except NEVER_SENT as error:
             return Lost(describe(error), sent=False)
         except httpx.TransportError as error:
             return Lost(describe(error), sent=True, timed_out=isinstance(error, httpx.TimeoutException))
-        if streams and response.is_success:
-            return response
+        if streams and answer.is_success:
+            return answer
         try:
-            await response.aread()
+            await answer.aread()
         except (httpx.TransportError, httpx.DecodingError) as error:
             timed_out = isinstance(error, httpx.TimeoutException)
-            return Lost(describe(error), sent=True, timed_out=timed_out, headers=response.headers)
+            return Lost(describe(error), sent=True, timed_out=timed_out, headers=answer.headers)
         finally:
-            await response.aclose()
-        return response
+            await answer.aclose()
+        answer.elapsed = timedelta(seconds=time.perf_counter() - began)
+        return answer
 
-    async def ask(self, request: httpx.Request, *, streams: bool = False) -> httpx.Response:
+    async def _through_proxy(
+        self, request: httpx.Request, lines: RawHeaders, body: Upload | None
+    ) -> httpx.Response:
+        outgoing = httpx.Request(
+            request.method,
+            request.url,
+            headers=list(lines),
+            content=request.content if body is None else body.pieces(),
+            extensions=request.extensions,
+        )
+        return await self._http.send(outgoing, stream=True)
+
+    async def ask(
+        self, request: httpx.Request, *, streams: bool = False, body: Upload | None = None
+    ) -> httpx.Response:
         """Send a request that carries no payment. Raises `GatewayUnreachableError` without a complete
         answer. With `streams` an answer of success is returned unread."""
-        answer = await self.send(request, streams=streams)
+        answer = await self.send(request, streams=streams, body=body)
         if isinstance(answer, Lost):
             raise GatewayUnreachableError(str(request.url), answer.detail)
         return answer
