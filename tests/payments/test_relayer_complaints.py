@@ -1,0 +1,118 @@
+"""Complaints and self-incrimination over HTTP, with the local chain behind the relayer."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from apps.payments.models import Case, Complaint, Gateway
+from devnet.offers import ATLAS, LEXICON
+from machpay.protocol.keys import SigningKey
+from machpay.protocol.settlements import ResolvedPayment, to_item
+from tests.payments.relayer_client import RelayerClient, batch, running_relayer
+from tests.support.chain import LocalChain, Payer
+from tests.support.servers import Server
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(scope="module")
+def relayer(
+    local_chain: LocalChain, django_db_setup, django_db_blocker, tmp_path_factory
+) -> Iterator[Server]:
+    local_chain.wait_until_final()
+    with django_db_blocker.unblock():
+        try:
+            with running_relayer(local_chain, tmp_path_factory.mktemp("relayer")) as server:
+                yield server
+        finally:
+            call_command("flush", interactive=False, verbosity=0)
+            connection.close()
+
+
+def complain(
+    relayer: Server,
+    payer: Payer,
+    kind: str,
+    payment: ResolvedPayment,
+    *,
+    by: SigningKey | None = None,
+    **item: Any,
+) -> httpx.Response:
+    fields = msgspec.to_builtins(to_item(payment)) | item
+    with RelayerClient(relayer.url, by or payer.agent) as client:
+        return client.post("/complaints", {"gateway": payer.gateway.pubkey, "kind": kind, "payment": fields})
+
+
+def test_an_agent_with_a_bond_complains_and_is_told_the_verdict(relayer, local_chain):
+    payer = local_chain.payer(local_chain.new_agent(bond_atomic=1_000_000), LEXICON)
+    local_chain.wait_until_final()
+    payment = payer.pay(500, charged=0)
+    with RelayerClient(relayer.url, payer.agent) as agent:
+        assert agent.get(f"/liability/{payer.agent.pubkey}").json()["snapshot"]["bond"] == "1000000"
+
+    answer = complain(relayer, payer, "DENIED", payment)
+
+    assert (answer.status_code, answer.json()["verdict"]) == (201, "NOTED")
+    stored = Complaint.objects.get(agent=payer.agent.pubkey)
+    assert (stored.id, stored.gateway_id) == (answer.json()["id"], payer.gateway.pubkey)
+    assert stored.evidence["payment"]["receipt"] is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "status", "code"),
+    [
+        ("RUDE", {}, 400, "malformed"),
+        ("DENIED", {"nonce": "x"}, 400, "malformed"),
+        ("DENIED", {"amount": "7"}, 422, "invalid_signature"),
+        ("DENIED", {"receipt": "A" * 86 + "=="}, 422, "invalid_signature"),
+        ("OVERCHARGED", {"receipt": None, "served_total": None, "served_at": None}, 422, "complaint_refused"),
+    ],
+)
+def test_what_proves_nothing_is_refused(relayer, local_chain, kind, item, status, code):
+    payer = local_chain.payer(SigningKey.generate(), LEXICON)
+
+    answer = complain(relayer, payer, kind, payer.pay(1_000, charged=0), **item)
+
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert not Complaint.objects.filter(agent=payer.agent.pubkey).exists()
+
+
+def test_nobody_complains_for_others(relayer, local_chain):
+    payer = local_chain.payer(SigningKey.generate(), LEXICON)
+
+    answer = complain(relayer, payer, "DENIED", payer.pay(10, charged=0), by=SigningKey.generate())
+
+    assert (answer.status_code, answer.json()["code"]) == (403, "not_yours")
+    assert not Complaint.objects.filter(agent=payer.agent.pubkey).exists()
+
+
+def test_a_gateway_that_charged_without_a_signature_is_blacklisted_by_its_own_receipt(relayer, local_chain):
+    key = local_chain.gateway(ATLAS)
+    payer = local_chain.payer(SigningKey.generate(), ATLAS)
+    served, void, unsigned = payer.pay(100), payer.pay(50, charged=0), payer.pay(900)
+    other = msgspec.to_builtins(to_item(served))["signature"]
+    with RelayerClient(relayer.url, key) as gateway:
+        gateway.deliver(served)
+        # An uncharged one proves nothing.
+        harmless = batch(key, void)
+        harmless["batch"][0]["signature"] = other
+        assert gateway.post("/settlements", harmless).json()["rejected"] == 1
+        assert not Case.objects.filter(subject=key.pubkey).exists()
+
+        body = batch(key, unsigned)
+        body["batch"][0]["signature"] = other
+        answer = gateway.post("/settlements", body)
+
+        assert answer.json()["results"][0]["code"] == "invalid_signature"
+        case = Case.objects.get(subject=key.pubkey)
+        assert (case.kind, case.status) == ("INVALID_SIGNATURE", "UPHELD")
+        assert case.evidence["items"][0]["amount"] == "900"
+        row = Gateway.objects.get(pubkey=key.pubkey)
+        assert (row.penalty_points, row.blacklisted_at is None) == (100, False)
+        # What it delivers is still stored: vouchers are never refused for a business reason.
+        assert gateway.deliver(payer.pay(50))["accepted"] == 1
