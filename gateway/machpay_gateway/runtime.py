@@ -30,6 +30,7 @@ from machpay_gateway.solvency import Solvency
 from machpay_gateway.startup import look_around
 from machpay_gateway.telemetry.log_events import LogEvents
 from machpay_gateway.telemetry.packet import Packets
+from machpay_gateway.telemetry.risk import RiskWatch
 from machpay_gateway.telemetry.traffic import Traffic
 from machpay_gateway.upstream import Upstream
 
@@ -109,6 +110,8 @@ class Runtime:
         self._start("solvency", self._solvency.run())
         self._start("heartbeat", self._heartbeat.run())
         self._start("packets", self._packets.run())
+        risk = RiskWatch(self.book, self._solvency.credit, self._events.emit)
+        self._start("risk", risk.run(settings.telemetry.period_s))
         self._start("upkeep", self._upkeep())
         self._greeting = asyncio.create_task(
             look_around(settings, undelivered=self._delivery.undelivered), name="look around"

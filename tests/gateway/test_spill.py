@@ -92,7 +92,14 @@ def test_when_the_room_is_used_up_the_oldest_go_and_are_counted(tmp_path: Path) 
     assert drain(spill) == lines(dropped, 200 - dropped)
 
 
-def test_more_than_all_the_room_is_not_taken_at_all(tmp_path: Path) -> None:
+def test_more_at_once_than_there_is_room_for_keeps_the_latest(tmp_path: Path) -> None:
+    spill = Spill(tmp_path / "spill", ROOM)
+    dropped = spill.append(lines(0, 200))
+    assert 0 < dropped < 200
+    assert drain(spill) == lines(dropped, 200 - dropped)
+
+
+def test_a_line_longer_than_all_the_room_is_not_taken_at_all(tmp_path: Path) -> None:
     spill = Spill(tmp_path / "spill", ROOM)
     assert spill.append(lines(0, 1, size=2 * ROOM)) == 1
     assert (spill.waiting, spill.disk_bytes) == (0, 0)

@@ -209,6 +209,39 @@ async def test_what_has_no_room_is_dropped_oldest_first_counted_and_said(
     assert kept == paid[-len(kept) :]
 
 
+async def test_the_start_says_what_it_found_and_serves_all_the_same(
+    start_gateway: Start, net: NetworkStandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "machpay_gateway.startup")
+    net.down = True
+    gateway: RunningGateway = await start_gateway()
+    assert (await gateway.get("/free")).status == 200
+    for what in ("relayer", "receiver"):
+        words = f"{what} is away, until it is back"
+        await eventually(lambda words=words: words in caplog.text, words)
+    await gateway.stop()
+    net.down = False
+    await gateway.start()
+    for what in ("relayer", "receiver"):
+        words = f"{what} is well: {net.url}: ok"
+        await eventually(lambda words=words: words in caplog.text, words)
+
+
+async def test_an_agent_that_runs_out_is_told_of(start_gateway: Start, net: NetworkStandIn) -> None:
+    gateway: RunningGateway = await start_gateway(routes=QUICK)
+    payer = gateway.payer()
+    net.accounts[payer.key.pubkey] = type(net.default)(bond=5 * PRICE)
+    await pay(gateway, payer, 3)
+
+    def told() -> list[dict[str, Any]]:
+        return [event for event in net.events if event["type"] == "com.machpay.agent.insolvency_risk"]
+
+    await eventually(lambda: bool(told()), "the risk is told")
+    assert told()[0]["subject"] == payer.key.pubkey
+    data = told()[0]["data"]
+    assert int(data["remaining_balance"]) < int(data["burn_rate_1h"]) <= 3 * PRICE
+
+
 async def test_metrics_show_the_state_now(gateway: RunningGateway, net: NetworkStandIn) -> None:
     await eventually(lambda: bool(net.heartbeats), "a heartbeat")
     payer = gateway.payer()

@@ -6,7 +6,7 @@ the oldest file goes. Every method blocks on the disk: call them in a thread, on
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,10 +53,13 @@ class Spill:
         return sum(file.size for file in self._files)
 
     def append(self, lines: Sequence[bytes]) -> int:
-        """Make events durable behind those that wait; how many older (or, without any room, new) ones were dropped.
+        """Make events durable behind those that wait; how many of the oldest were dropped to make room.
 
-        Raises `OSError`; then none of `lines` is there.
+        Raises `OSError`; some of `lines` may be there then, and to append them again only repeats them.
         """
+        return sum(self._append(piece) for piece in _pieces(lines, self._file_bytes))
+
+    def _append(self, lines: Sequence[bytes]) -> int:
         data = b"".join(line + b"\n" for line in lines)
         if len(data) > self._max_bytes:
             return len(lines)
@@ -121,6 +124,20 @@ class Spill:
         while self._files and not self._files[0].left:
             self._files.pop(0).path.unlink(missing_ok=True)
             self._writable = self._writable and bool(self._files)
+
+
+def _pieces(lines: Sequence[bytes], size: int) -> Iterator[list[bytes]]:
+    """`lines` in runs of at most `size` bytes, a longer line alone."""
+    piece: list[bytes] = []
+    length = 0
+    for line in lines:
+        if piece and length + len(line) + 1 > size:
+            yield piece
+            piece, length = [], 0
+        piece.append(line)
+        length += len(line) + 1
+    if piece:
+        yield piece
 
 
 def _load(path: Path) -> _File:
