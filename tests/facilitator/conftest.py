@@ -1,5 +1,6 @@
 """A relayer process that runs a facilitator, the local chain behind it, and a vendor that it hosts a gateway for."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -83,7 +84,13 @@ class Facilitated:
             "paymentPayload": payload,
             "paymentRequirements": required or self.requirements(),
         }
-        return self.http.post(f"{self.url}/{step}", content=msgspec.json.encode(body))
+        deadline = time.monotonic() + 30
+        while True:
+            answer = self.http.post(f"{self.url}/{step}", content=msgspec.json.encode(body))
+            # What a busy chain did not answer in time is asked again, as the answer says.
+            if answer.status_code != 503 or time.monotonic() > deadline:
+                return answer
+            time.sleep(float(answer.headers["retry-after"]))
 
     def verify(self, payload: Any, required: Requirements | None = None) -> dict[str, Any]:
         return self._json(self.ask("verify", payload, required))

@@ -3,9 +3,12 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pytest
+from django.db import connection
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.message import Message, MessageV0, to_bytes_versioned
@@ -15,8 +18,11 @@ from solders.system_program import TransferParams, transfer
 
 from apps.ledger import chart
 from apps.ledger.selectors import balance
-from apps.payments.models import Channel, HostedReceipt, PaymentIntent
+from apps.payments.models import AgentMirror, Channel, HostedReceipt, PaymentIntent
+from apps.payments.services import gateways
+from apps.payments.services.leases import Granted, Wish, grant
 from devnet.offers import LEXICON
+from machpay.chain.accounts import GatewayAccount
 from machpay.chain.hosting import FacilitatorError, hosted_gateway, register_hosted_gateway
 from machpay.chain.instructions import register_gateway
 from machpay.protocol.keys import SigningKey, verify
@@ -26,6 +32,7 @@ from machpay.x402.__main__ import main as host
 from tests.facilitator.conftest import PRICE, Facilitated
 from tests.support.chain import LocalChain
 
+T = TypeVar("T")
 pytestmark = pytest.mark.django_db
 
 
@@ -188,6 +195,76 @@ def test_the_bond_is_the_limit(shop):
 def test_an_agent_without_a_bond_is_refused(shop):
     shop.agent = SigningKey.generate()
     assert shop.verify(shop.payload())["invalidReason"] == "insufficient_bond"
+
+
+def committed(work: Callable[[], T]) -> T:
+    """Do `work` on a connection of its own, so that the relayer sees it although the test's transaction is open."""
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def hold(shop: Facilitated, **fields: object) -> None:
+    committed(lambda: AgentMirror.objects.filter(agent=shop.agent.pubkey).update(**fields))
+
+
+def leasable(agent: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT payments_leasable(%s)", [agent])
+        return int(cursor.fetchone()[0])
+
+
+def test_what_is_leased_to_gateways_cannot_be_charged_twice(shop, local_chain):
+    assert shop.verify(shop.payload())["isValid"]
+    agent, gateway = shop.agent.pubkey, local_chain.gateway(LEXICON)
+    channel = str(shop.network.channel(shop.agent.public, gateway.public))
+    wish = Wish(agent, channel, gateway.pubkey, str(shop.vendor), 5 * PRICE, PRICE, 0)
+    account = GatewayAccount(255, False, gateway.public, shop.vendor, 0, 0)
+    committed(lambda: gateways.remember([account]))
+    before = committed(lambda: leasable(agent))
+    leased = committed(lambda: grant(wish))
+    free = committed(lambda: leasable(agent))
+    assert isinstance(leased, Granted)
+    assert 0 < free == before - leased.amount
+
+    answer = shop.settle(shop.payload(free + 1), shop.requirements(amount=str(free + 1)))
+
+    assert answer["errorReason"] == "insufficient_bond"
+    assert shop.settle(shop.payload(free), shop.requirements(amount=str(free)))["success"]
+    assert charged(shop) == (1, free)
+    assert committed(lambda: leasable(agent)) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"status": "SUSPENDED"}, "agent_suspended"),
+        ({"stopped": True}, "agent_suspended"),
+        ({"status": "SLASHED"}, "agent_slashed"),
+        ({"held_until_slot": 2**40}, "held"),
+    ],
+)
+def test_an_agent_that_is_held_back_is_refused_at_once(shop, fields, reason):
+    assert shop.verify(shop.payload())["isValid"]
+    hold(shop, **fields)
+    assert shop.settle(shop.payload())["errorReason"] == reason
+    assert charged(shop) == (0, 0)
+
+
+def test_the_agents_own_limits_hold(shop):
+    assert shop.verify(shop.payload())["isValid"]
+    hold(shop, limit_per_day_atomic=PRICE + 1)
+    assert shop.settle(shop.payload())["success"]
+    assert shop.settle(shop.payload())["errorReason"] == "budget_exceeded"
+    hold(shop, limit_per_day_atomic=None, limit_per_call_atomic=PRICE - 1)
+    assert shop.settle(shop.payload())["errorReason"] == "budget_exceeded"
+    assert charged(shop) == (1, PRICE)
 
 
 def test_another_payment_under_the_same_nonce_is_refused(shop):

@@ -12,19 +12,18 @@ from django.db import transaction
 from django.utils import timezone
 from solders.pubkey import Pubkey
 
-from apps.payments.locks import lock_agents, lock_channels
-from apps.payments.models import HostedReceipt, PaymentIntent
-from apps.payments.selectors.liability import liability_answer, no_bond
+from apps.payments.locks import lock_agents, lock_channels, lock_rules
+from apps.payments.models import AgentMirror, Channel, HostedReceipt, PaymentIntent
 from apps.payments.services.intake import record_batch
+from apps.payments.services.leases import bar_to_charge
 from apps.payments.verification import Verified
-from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import RefusalCode
+from machpay.protocol.intents import Voucher
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.protocol.screening import Attempt
 from machpay.protocol.settlements import ResolvedPayment
-from machpay.protocol.snapshots import LiabilityAnswer
-from machpay.protocol.x402 import Correction, parse_voucher
+from machpay.protocol.x402 import Correction
 
 _SERVED: Final = 200
 
@@ -46,9 +45,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Not charged. `correction` and `receipt` are what a client needs to make a better payment."""
+    """Not charged. `code` is one of `RefusalCode` or of the reasons for which no lease is granted; `correction` and
+    `receipt` are what a client needs to make a better payment."""
 
-    code: RefusalCode
+    code: str
     detail: str
     correction: Correction | None = None
     receipt: SignedReceipt | None = None
@@ -63,20 +63,18 @@ class Free:
 
 def preview(order: Order) -> SignedReceipt | Declined | Free:
     """What `charge` would answer now: the receipt if this very payment was charged before. A look only."""
-    stored = _stored(order)
-    if stored is not None:
-        return _as_stored(order, stored)
-    agent = str(order.attempt.agent)
-    answer = liability_answer(agent=agent, asking_gateway=order.gateway.pubkey)
-    return _admit(order, answer if answer is not None else no_bond(agent))
+    agent = AgentMirror.objects.filter(agent=str(order.attempt.agent)).first()
+    channel = Channel.objects.filter(address=order.channel).first()
+    return _look(order, agent, channel)
 
 
 def charge(order: Order, *, mint: str) -> SignedReceipt | Declined:
     """Charge the payment and return its receipt, once it has committed; the same receipt for the same payment again."""
     with transaction.atomic():
-        lock_agents([str(order.attempt.agent)])
-        lock_channels([order.channel])
-        found = preview(order)
+        # A kill switch that was thrown before this is seen, and one thrown later waits.
+        lock_rules()
+        (agent,) = lock_agents([str(order.attempt.agent)]).values()
+        found = _look(order, agent, lock_channels([order.channel]).get(order.channel))
         if not isinstance(found, Free):
             return found
         receipt = _sign(order, found.charged_total_atomic)
@@ -91,6 +89,54 @@ def charge(order: Order, *, mint: str) -> SignedReceipt | Declined:
             raise RuntimeError(f"a payment that was not stored under this nonce came to {result.status}")
         _keep(order.channel, receipt)
     return receipt
+
+
+def _look(
+    order: Order, agent: AgentMirror | None, channel: Channel | None
+) -> SignedReceipt | Declined | Free:
+    stored = _stored(order)
+    if stored is not None:
+        return _as_stored(order, stored)
+    if agent is None:
+        return Declined(RefusalCode.INSUFFICIENT_BOND, "the agent has no bond")
+    channel = channel or Channel(address=order.channel, agent_id=agent.agent, gateway_id=order.gateway.pubkey)
+    total, needed = channel.charged_total_atomic, channel.charged_total_atomic + order.price_atomic
+    if max(channel.highest_cumulative_atomic, order.attempt.intent.cumulative) < needed:
+        return Declined(
+            RefusalCode.CUMULATIVE_TOO_LOW,
+            f"{total} is committed, so at least {needed} is needed",
+            Correction(total, _voucher(channel)),
+            _latest_receipt(order.channel),
+        )
+    code = bar_to_charge(agent, channel, price=order.price_atomic)
+    return (
+        Free(total)
+        if code is None
+        else Declined(code, _DETAILS.get(code, "the agent or the network is held back"))
+    )
+
+
+_DETAILS: Final = {
+    "agent_slashed": "the agent's bond was slashed",
+    "agent_suspended": "the agent is suspended",
+    "budget_exceeded": "the agent's own limit per call or per day is used up",
+    "insufficient_bond": "the bond does not cover the price",
+    "halted": "the network is halted",
+    "held": "money is about to leave the agent's bond",
+    "gateway_blacklisted": "the vendor's gateway is barred",
+}
+
+
+def _voucher(channel: Channel) -> Voucher | None:
+    """The highest voucher held of the agent."""
+    if channel.highest_context is None or channel.highest_signature is None:
+        return None
+    return Voucher(
+        channel=Pubkey.from_string(channel.address),
+        cumulative=channel.highest_cumulative_atomic,
+        context=bytes(channel.highest_context),
+        signature=bytes(channel.highest_signature),
+    )
 
 
 def _stored(order: Order) -> PaymentIntent | None:
@@ -115,37 +161,6 @@ def _as_stored(order: Order, stored: PaymentIntent) -> SignedReceipt | Declined:
         time=int(stored.served_at.timestamp()),
     )
     return SignedReceipt(receipt, bytes(stored.receipt_signature))
-
-
-def _admit(order: Order, answer: LiabilityAnswer) -> Declined | Free:
-    """The agent's standing against the price; the same order of refusals as a gateway's."""
-    snapshot, price = answer.snapshot, order.price_atomic
-    if snapshot.status == "SLASHED":
-        return Declined(RefusalCode.AGENT_SLASHED, "the agent's bond was slashed")
-    if snapshot.status != "ACTIVE":
-        return Declined(RefusalCode.AGENT_SUSPENDED, "the agent is suspended")
-    limits = snapshot.limits
-    if limits.per_call is not None and price > parse_u64(limits.per_call, "per_call"):
-        return Declined(RefusalCode.BUDGET_EXCEEDED, f"the agent's limit per call is {limits.per_call}")
-    if snapshot.remaining_today is not None and price > parse_u64(snapshot.remaining_today, "remaining"):
-        return Declined(RefusalCode.BUDGET_EXCEEDED, "the agent's daily limit is used up")
-    state = answer.channel
-    total = 0 if state is None else parse_u64(state.charged_total, "charged_total")
-    voucher = None if state is None or state.highest is None else parse_voucher(state.highest)
-    highest = 0 if voucher is None else voucher.cumulative
-    if max(highest, order.attempt.intent.cumulative) < total + price:
-        return Declined(
-            RefusalCode.CUMULATIVE_TOO_LOW,
-            f"{total} is committed, so at least {total + price} is needed",
-            Correction(total, voucher),
-            _latest_receipt(order.channel),
-        )
-    if snapshot.available() < price:
-        return Declined(
-            RefusalCode.INSUFFICIENT_BOND,
-            f"the bond covers {snapshot.available()} more, the price is {price}",
-        )
-    return Free(total)
 
 
 def _latest_receipt(channel: str) -> SignedReceipt | None:

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from apps.payments.errors import ChainUnavailable, LeasesTooLong, NotDelivered, UnknownLease
 from apps.payments.locks import lock_agents, lock_channels, lock_rules
-from apps.payments.models import AgentDay, AgentMirror, ChainConfig, Channel, Gateway, Lease
+from apps.payments.models import AgentDay, AgentMirror, ChainConfig, Channel, Gateway, Lease, NetworkRules
 from apps.payments.services.enforcement import mirrored_slot
 
 _FREED_AT_ONCE: Final = 500
@@ -129,6 +129,23 @@ def free_lapsed() -> int:
             lock_agents([agent])
             freed += _free_lapsed(agent, timezone.now())
     return freed
+
+
+def bar_to_charge(agent: AgentMirror, channel: Channel, *, price: int) -> str | None:
+    """Why `price` may not be charged on a channel that has no lease and whose gateway asks for every payment, or None.
+
+    It takes from the same bond, so it is decided under the agent's row lock, and a look only without it.
+    """
+    halted = NetworkRules.objects.filter(halted=True).exists()
+    code = "halted" if halted else _barred(agent) or _blacklisted(channel.gateway_id)
+    if code is not None:
+        return code
+    if agent.limit_per_call_atomic is not None and price > agent.limit_per_call_atomic:
+        return "budget_exceeded"
+    today = _left_today(agent, 0)
+    if today is not None and price > today:
+        return "budget_exceeded"
+    return "insufficient_bond" if _free(agent.agent, channel, 0) < price else None
 
 
 def require_times(config: ChainConfig) -> None:
