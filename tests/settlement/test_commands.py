@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,9 +13,10 @@ from devnet.offers import ATLAS, LEXICON
 from tests.settlement.conftest import Recon
 
 
-def command(capsys, *arguments: str) -> dict:
+def command(capsys, *arguments: str) -> dict[str, Any]:
     call_command(*arguments, "--json")
-    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    told: dict[str, Any] = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    return told
 
 
 def test_settle_now_pays_small_and_recent_amounts_and_waits(recon: Recon, settings, capsys) -> None:

@@ -5,7 +5,7 @@ Part of `chain_mirror`, inside its transaction and under the chain cursor's lock
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 from django.utils import timezone
@@ -245,7 +245,7 @@ def mark_paid(settled: Iterable[SettlementSeen]) -> int:
 def _mark(statement: str, settled: Collection[SettlementSeen]) -> int:
     if not settled:
         return 0
-    columns = [
+    columns: list[list[Any]] = [
         [each.channel for each in settled],
         [each.settled_atomic for each in settled],
         [str(Status.SLASHED if each.from_forfeited else Status.SETTLED) for each in settled],
