@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -9,10 +10,13 @@ import msgspec
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 
 from apps.ledger.selectors import trial_balance
-from apps.payments.models import AgentMirror, Channel, Gateway, PaymentIntent
+from apps.payments.models import AgentMirror, Aggregation, AggregationItem, Channel, Gateway, PaymentIntent
 from devnet.offers import ATLAS, LEXICON
+from machpay.protocol.aggregates import AggregationList
+from machpay.protocol.encoding import to_b64
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
 from tests.payments.relayer_client import RelayerClient, batch, running_relayer
@@ -352,3 +356,65 @@ def test_a_new_gateway_is_told_which_network_this_is(gateway, relayer, local_cha
         "mint": str(network.mint),
         "domain": str(network.domain),
     }
+
+
+# ---- aggregations
+
+
+def proposed(chain: LocalChain, payer: Payer) -> str:
+    """A proposal over everything the payer was charged, as recon makes it, committed; returns its id."""
+
+    def make() -> str:
+        try:
+            row = Channel.objects.get(address=str(payer.channel))
+            made = Aggregation.objects.create(
+                agent_id=payer.agent.pubkey,
+                amount_atomic=payer.served,
+                expires_at=timezone.now() + timedelta(minutes=1),
+            )
+            AggregationItem.objects.create(
+                aggregation=made,
+                channel=row,
+                cumulative_atomic=payer.served,
+                settled_before_atomic=0,
+                voucher_atomic=row.highest_cumulative_atomic,
+                context=bytes(row.highest_context or b""),
+                signature=bytes(row.highest_signature or b""),
+            )
+            return str(made.id)
+        finally:
+            connection.close()
+
+    # Outside of the test's own transaction, which nobody else sees.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(make).result()
+
+
+def test_an_agent_sees_and_signs_its_own_proposals(
+    relayer: Server, gateway: RelayerClient, local_chain: LocalChain
+) -> None:
+    payer = local_chain.payer(bonded_agent(local_chain, 10 * USDC), LEXICON)
+    gateway.deliver(payer.pay(700), payer.pay(300, charged=100))
+    network = local_chain.network
+    with RelayerClient(relayer.url, payer.agent) as agent:
+        assert agent.get("/aggregations").json() == {"proposals": []}
+        name = proposed(local_chain, payer)
+        answer = agent.get(f"/v1/aggregations?agent={payer.agent.pubkey}")
+        (found,) = msgspec.json.decode(answer.content, type=AggregationList).proposals
+        aggregate, vouchers = found.parse(domain=network.domain, mint=network.mint, agent=payer.agent.public)
+        assert (found.id, found.amount) == (name, "800")
+        assert [total.cumulative for total in aggregate.totals] == [800]
+        assert [voucher.cumulative for voucher in vouchers] == [1_000]
+        assert aggregate.covers(vouchers)
+
+        sign = f"/aggregations/{name}/sign"
+        refused(agent.post(sign, {"signature": "?"}), 400, "malformed")
+        stranger = to_b64(aggregate.sign(gateway.key))
+        refused(agent.post(sign, {"signature": stranger}), 422, "invalid_signature")
+        good = {"signature": to_b64(aggregate.sign(payer.agent))}
+        refused(gateway.post(sign, good), 404, "unknown_aggregation")
+        refused(agent.post("/aggregations/x/sign", good), 404, "unknown_aggregation")
+        for _ in range(2):
+            assert agent.post(sign, good).json() == {"id": name, "status": "SIGNED"}
+        assert agent.get("/aggregations").json() == {"proposals": []}
+    refused(gateway.get(f"/aggregations?agent={payer.agent.pubkey}"), 403, "not_yours")
