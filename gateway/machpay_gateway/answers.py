@@ -1,5 +1,6 @@
 """Answers the gateway makes itself: problems, 402s, preflights. Each is one start and one body message."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Final
 
@@ -16,6 +17,19 @@ from machpay_gateway.request import Send
 PROBLEM_TYPE: Final = b"application/problem+json"
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _PREFLIGHT_MAX_AGE_S: Final = b"600"
+
+
+class ClientStalled(Exception):
+    """The client stopped reading its answer."""
+
+
+async def send_piece(send: Send, piece: bytes, timeout_s: float) -> None:
+    """A part of a streamed answer. Raises `ClientStalled` if the client does not take it in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except TimeoutError as error:
+        raise ClientStalled from error
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:

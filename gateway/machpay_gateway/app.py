@@ -1,13 +1,18 @@
 """The ASGI application: which part answers a request. No decisions about money here."""
 
+import math
+
 from machpay_gateway.answers import respond_preflight, respond_problem
 from machpay_gateway.errors import RequestError
 from machpay_gateway.free import FreeExchanges
+from machpay_gateway.limits import Proxies, RateLimit
+from machpay_gateway.logs import REQUEST_ID
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.own import OwnEndpoints
 from machpay_gateway.paid import PaidExchanges
 from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
 from machpay_gateway.routes import LOOK_UP_PREFIX, OWN_PATHS, Priced, RouteTable
+from machpay_gateway.settings import LimitsSection
 from machpay_gateway.telemetry.traffic import Exchange, Traffic
 
 
@@ -24,9 +29,13 @@ class GatewayApp:
         paid: PaidExchanges,
         metrics: Metrics,
         traffic: Traffic,
+        limits: LimitsSection,
     ) -> None:
         self._routes = routes
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = limits.body_timeout_s
+        self._proxies = Proxies(limits.trusted_proxies)
+        self._rate = RateLimit(limits.rate_per_s, limits.rate_burst, limits.max_addresses)
         self._own = own
         self._free = free
         self._paid = paid
@@ -37,7 +46,8 @@ class GatewayApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"this application serves HTTP, not {scope['type']}")
-        request = Request(scope, receive, self._max_body_bytes)
+        request = Request(scope, receive, self._max_body_bytes, self._body_timeout_s, self._proxies)
+        REQUEST_ID.set(request.request_id)
         exchange = self.traffic.measure(send)
         self._metrics.in_flight.inc()
         try:
@@ -50,8 +60,24 @@ class GatewayApp:
             self._metrics.in_flight.dec()
             exchange.end()
 
+    def _bound(self, request: Request) -> None:
+        """Refuse what costs too much before anything is computed for it. Raises 429, 501."""
+        wait_s = self._rate.take(request.client_host or "")
+        if wait_s and request.path != "/health":
+            self._metrics.requests.labels("limited", "").inc()
+            retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
+            raise RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
+        if request.wants_upgrade and (request.header(b"upgrade") or b"").lower() == b"websocket":
+            raise RequestError(
+                501,
+                "websocket_unsupported",
+                "a WebSocket cannot be paid per request; use HTTP, streams included",
+                ((b"connection", b"close"),),
+            )
+
     async def _route(self, request: Request, send: Exchange) -> None:
         path = request.path
+        self._bound(request)
         if path in OWN_PATHS or path.startswith(LOOK_UP_PREFIX):
             await self._own.answer(request, send)
             return

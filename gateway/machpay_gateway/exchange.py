@@ -20,7 +20,14 @@ from typing import Final
 from machpay.protocol.receipts import SignedReceipt
 from machpay_gateway import headers as names
 from machpay_gateway.admission import RETRY_AFTER, Asked
-from machpay_gateway.answers import outcome_header, pending_header, problem, respond
+from machpay_gateway.answers import (
+    ClientStalled,
+    outcome_header,
+    pending_header,
+    problem,
+    respond,
+    send_piece,
+)
 from machpay_gateway.decide import is_charged
 from machpay_gateway.errors import LogUnavailable, RequestError, UpstreamError
 from machpay_gateway.headers import Headers
@@ -234,20 +241,13 @@ class Exchanges:
                     gone_at = time.monotonic()
                 if gone_at is not None and time.monotonic() - gone_at > DRAIN_S:
                     return False
-                await self._send_piece(send, piece)
+                await send_piece(send, piece, self._settings.limits.write_timeout_s)
             return True
         except ClientStalled:
             return False
         finally:
             if gone is not None:
                 gone.cancel()
-
-    async def _send_piece(self, send: Send, piece: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._settings.limits.write_timeout_s):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError as error:
-            raise ClientStalled from error
 
     async def _fail(self, ticket: Ticket, error: RequestError, asked: Asked, send: Send) -> None:
         """Answer an accepted payment with a problem, for nothing."""
@@ -300,10 +300,6 @@ class Pieces:
             if len(self.copy) <= self._limit:
                 self.copy += piece
             yield piece
-
-
-class ClientStalled(Exception):
-    """The client stopped reading its answer."""
 
 
 def _unavailable() -> RequestError:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
+from machpay_gateway.answers import ClientStalled, send_piece
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import to_client
 from machpay_gateway.metrics import Metrics
@@ -17,8 +18,11 @@ _NO_MORE: Final = {"type": "http.response.body", "body": b""}
 class FreeExchanges:
     """Serves requests for free routes."""
 
-    def __init__(self, upstream: Upstream, metrics: Metrics, answer_timeout_s: float) -> None:
+    def __init__(
+        self, upstream: Upstream, metrics: Metrics, answer_timeout_s: float, write_timeout_s: float
+    ) -> None:
         self._upstream = upstream
+        self._write_timeout_s = write_timeout_s
         self._metrics = metrics
         self._answer_timeout_s = answer_timeout_s
 
@@ -48,8 +52,10 @@ class FreeExchanges:
             async for chunk in answer.chunks():
                 if gone is not None and gone.done():
                     return
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send_piece(send, chunk, self._write_timeout_s)
             await send(_NO_MORE)
+        except ClientStalled:
+            request.abort()
         except UpstreamError as error:
             # The connection is dropped without its end mark, so the client sees that the answer is not whole.
             logger.info("%s: the upstream broke off its answer: %s", request.path, error)

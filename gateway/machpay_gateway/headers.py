@@ -55,7 +55,9 @@ _NOT_TO_UPSTREAM: Final = HOP_BY_HOP | _PAYMENT | _REPLACED
 # The server in front adds its own Date.
 _NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT | {b"date"}
 
-EXPOSED: Final = f"{REQUIRED_HEADER}, {RESPONSE_HEADER}".encode()
+EXPOSED: Final = (
+    f"{REQUIRED_HEADER}, {RESPONSE_HEADER}, MachPay-Repeated, Retry-After, Location, X-Request-ID".encode()
+)
 CORS: Final[Headers] = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
 
 
@@ -64,18 +66,21 @@ def paid_by(digest: bytes, agent: str) -> Headers:
     return [(PAYMENT, digest.hex().encode()), (AGENT, agent.encode())]
 
 
-def to_upstream(received: Headers, *, client_host: str | None, scheme: str) -> Headers:
-    """The request's headers for the upstream: end-to-end ones, and who asked for what in `X-Forwarded-*`."""
+def to_upstream(
+    received: Headers, *, forwarded_for: bytes | None, scheme: str, host: bytes | None = None
+) -> Headers:
+    """The request's headers for the upstream: end-to-end ones, and who asked for what in `X-Forwarded-*`.
+
+    `host` is what the client asked for, if it is not in the `Host` header."""
     listed = _listed_in_connection(received)
     passed = []
-    host = b""
     for name, value in received:
         if name == b"host":
-            host = value
+            host = host or value
         if name not in _NOT_TO_UPSTREAM and name not in listed:
             passed.append((name, value))
-    if client_host is not None:
-        passed.append((b"x-forwarded-for", client_host.encode()))
+    if forwarded_for is not None:
+        passed.append((b"x-forwarded-for", forwarded_for))
     passed.append((b"x-forwarded-proto", scheme.encode()))
     if host:
         passed.append((b"x-forwarded-host", host))

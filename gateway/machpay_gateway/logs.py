@@ -3,13 +3,18 @@
 import logging
 import os
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("machpay_gateway_request_id", default="")
+"""The id of the request in hand, in every log line and in what is asked of relayer and receiver on its behalf."""
+
 
 class JsonFormatter(logging.Formatter):
-    """`timestamp`, `level`, `logger`, `event`, and `exception` where there is one."""
+    """`timestamp`, `level`, `logger`, `event`, and `request_id` and `exception` where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {
@@ -18,6 +23,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "event": record.getMessage(),
         }
+        request_id = REQUEST_ID.get()
+        if request_id:
+            fields["request_id"] = request_id
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(fields).decode()

@@ -12,6 +12,7 @@ from yarl import URL
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
 from machpay_gateway.errors import RelayerError
+from machpay_gateway.logs import REQUEST_ID
 
 
 class Peers:
@@ -52,6 +53,8 @@ class Peers:
         headers = sign_request(self._key, method, urlsplit(base_url).path + target, body)
         if body:
             headers["Content-Type"] = content_type
+        if request_id := REQUEST_ID.get():
+            headers["X-Request-ID"] = request_id
         url = URL(base_url + target, encoded=True)
         try:
             async with self._session.request(

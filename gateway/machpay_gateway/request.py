@@ -3,12 +3,14 @@
 Knows nothing of payments beyond the names of their headers.
 """
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, Binding, request_hash, route_hash
 from machpay_gateway.errors import RequestError
+from machpay_gateway.limits import Proxies
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -19,6 +21,11 @@ TARGET_KEY: Final = "machpay.target"
 """Where our server's protocol puts the request target exactly as received."""
 TRANSPORT_KEY: Final = "machpay.transport"
 """Where it puts the client's connection."""
+REQUEST_ID_KEY: Final = "machpay.request_id"
+"""Where it puts the request's id."""
+UPGRADE_KEY: Final = "machpay.upgrade"
+"""Where it says that the client asks for another protocol on this connection."""
+BODY_TIMEOUT_S: Final = 30.0
 _EMPTY_SHA256: Final = hashlib.sha256(b"").digest()
 
 
@@ -33,6 +40,8 @@ class Request:
         "_receive",
         "_scope",
         "body",
+        "body_timeout_s",
+        "client_host",
         "failure",
         "headers",
         "is_whole",
@@ -40,16 +49,33 @@ class Request:
         "method",
         "path",
         "raw_path",
+        "via",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        max_body_bytes: int,
+        body_timeout_s: float = BODY_TIMEOUT_S,
+        proxies: Proxies | None = None,
+    ) -> None:
         self._scope = scope
         self._receive = receive
         self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        client = scope.get("client")
+        self.client_host: str | None = None if client is None else str(client[0])
+        self.via: str | None = None
+        """The trusted proxy that passed the request on for `client_host`."""
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
         self.headers: Headers = scope["headers"]
+        if proxies and self.client_host is not None and proxies.trusts(self.client_host):
+            self.via = self.client_host
+            named = [value for name, value in self.headers if name == b"x-forwarded-for"]
+            self.client_host = proxies.client(self.via, b",".join(named))
         self.body = b""
         self.is_whole = False
         self.failure: RequestError | ClientGone | None = None
@@ -66,17 +92,33 @@ class Request:
 
     @property
     def scheme(self) -> str:
+        """`http` or `https`, as the client used it."""
+        if self.via is not None and self.header(b"x-forwarded-proto") in (b"http", b"https"):
+            return (self.header(b"x-forwarded-proto") or b"").decode()
         return str(self._scope.get("scheme", "http"))
 
     @property
     def host(self) -> bytes | None:
-        """The `Host` header."""
-        return self.header(b"host")
+        """The host that the client asked for."""
+        return (self.via and self.header(b"x-forwarded-host")) or self.header(b"host")
 
     @property
-    def client_host(self) -> str | None:
-        client = self._scope.get("client")
-        return None if client is None else str(client[0])
+    def request_id(self) -> str:
+        received: bytes = self._scope.get(REQUEST_ID_KEY, b"")
+        return received.decode()
+
+    @property
+    def wants_upgrade(self) -> bool:
+        """True if the client asks to go on in another protocol, WebSocket for one."""
+        return bool(self._scope.get(UPGRADE_KEY))
+
+    @property
+    def forwarded_for(self) -> bytes | None:
+        """The way the request took, as the next server is told it: what a trusted proxy said, and our own peer."""
+        if self.via is None:
+            return None if self.client_host is None else self.client_host.encode()
+        named = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        return b", ".join([*named, self.via.encode()])
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (lowercase `name`); None if it is absent. Raises 400 if it is there twice."""
@@ -149,7 +191,14 @@ class Request:
             pass
 
     async def _next(self) -> tuple[bytes, bool]:
-        message = await self._receive()
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            late = RequestError(
+                408, "body_timeout", "the body stopped arriving", ((b"connection", b"close"),)
+            )
+            raise late from error
         if message["type"] == "http.disconnect":
             raise ClientGone
         return message.get("body", b""), message.get("more_body", False)

@@ -10,12 +10,11 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from machpay_gateway.errors import ConfigError
-from machpay_gateway.request import TARGET_KEY, TRANSPORT_KEY
 from machpay_gateway.runtime import Runtime
 from machpay_gateway.settings import Settings
+from machpay_gateway.wire import WireProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
@@ -23,9 +22,8 @@ BACKLOG = 2048
 logger = logging.getLogger(__name__)
 
 
-class TargetProtocol(HttpToolsProtocol):
-    """Keeps the request target exactly as received, because payments sign it (an empty query included), and counts what
-    comes in."""
+class CountingProtocol(WireProtocol):
+    """Counts what comes in."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.app.traffic.connections += 1
@@ -38,12 +36,6 @@ class TargetProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self.app.traffic.received(len(data))
         super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope[TARGET_KEY] = self.url
-        scope[TRANSPORT_KEY] = self.transport
-        super().on_headers_complete()
 
 
 class ReadyServer(uvicorn.Server):
@@ -118,7 +110,7 @@ def configuration(app: Any, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves `app`, which counts its connections as `traffic`."""
     return uvicorn.Config(
         app,
-        http=TargetProtocol,
+        http=CountingProtocol.within(settings.limits),
         ws="none",
         lifespan="off",
         loop="none",

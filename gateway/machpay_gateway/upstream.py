@@ -147,7 +147,12 @@ class Upstream:
 
     def headers_for(self, request: Request) -> Headers:
         """What of the request's headers is passed on."""
-        return to_upstream(request.headers, client_host=request.client_host, scheme=request.scheme)
+        return to_upstream(
+            request.headers,
+            forwarded_for=request.forwarded_for,
+            scheme=request.scheme,
+            host=request.host if request.via else None,
+        )
 
     async def get(self, target: str) -> tuple[int, bytes]:
         """Ask the upstream something of our own; status and body. Raises `UpstreamError`."""

@@ -115,6 +115,15 @@ class Upstream:
             await asyncio.sleep(0.01)
         return response
 
+    async def _flood(self, request: web.Request) -> web.StreamResponse:
+        """More than any buffer on the way takes."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(400):
+            await response.write(b"x" * 256 * 1024)
+        await response.write_eof()
+        return response
+
     async def _cached(self, request: web.Request) -> web.StreamResponse:
         headers = {"Cache-Control": "public, max-age=600", "PAYMENT-RESPONSE": "forged", "X-Own": "kept"}
         return web.Response(text="cached", headers=headers)

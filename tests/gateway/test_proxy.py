@@ -113,7 +113,9 @@ class TestChallenge:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, HEAD, OPTIONS"
         assert answer.headers["Access-Control-Allow-Headers"] == "payment-signature, x-mine"
-        assert answer.headers["Access-Control-Expose-Headers"] == "PAYMENT-REQUIRED, PAYMENT-RESPONSE"
+        exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+        assert exposed[:2] == ["PAYMENT-REQUIRED", "PAYMENT-RESPONSE"]
+        assert {"MachPay-Repeated", "Retry-After", "Location", "X-Request-ID"} == set(exposed[2:])
         assert upstream.seen == []
 
     async def test_a_version_1_payment_gets_a_clear_answer(self, gateway: RunningGateway) -> None:
@@ -408,7 +410,7 @@ class TestOwnPaths:
         assert answer.status == 200
         body = answer.json()
         assert (body["status"], body["service"]) == ("ok", "gateway")
-        parts = {"log", "delivery", "receiver", "heartbeat", "solvency", "registration"}
+        parts = {"log", "delivery", "receiver", "heartbeat", "solvency", "changes", "registration"}
         assert set(body["components"]) == parts
 
     async def test_the_manifest_is_true_to_the_configuration(self, gateway: RunningGateway) -> None:
