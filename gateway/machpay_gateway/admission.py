@@ -25,8 +25,11 @@ from machpay_gateway.payments import Payments, Ticket
 from machpay_gateway.request import Request, Send
 from machpay_gateway.routes import Route
 from machpay_gateway.settings import Settings
-from machpay_gateway.solvency import RECHECK_S, RETRY_AFTER_S, Solvency
+from machpay_gateway.solvency import Solvency
 
+RECHECK_S: Final = 0.5
+"""An agent that is refused for lack of bond is asked about again if the answer is older than this."""
+RETRY_AFTER_S: Final = 1
 RETRY_AFTER: Final = (b"retry-after", str(RETRY_AFTER_S).encode())
 
 
@@ -103,14 +106,16 @@ class Admission:
         credit = self._solvency.credit(attempt.agent)
         decision = decide.decide(attempt, offer, self._payments.standing(attempt, credit), time.time())
         if isinstance(decision, LookUp) or self._is_stale_refusal(decision, credit):
-            known = await self._solvency.look_up(attempt.agent) or self._solvency.credit(attempt.agent)
+            known = await self._solvency.look_up(attempt)
             if known is None:
                 raise RequestError(
                     503, "solvency_unknown", "the agent's bond cannot be looked up now", (RETRY_AFTER,)
                 )
             decision = decide.admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
         if isinstance(decision, Forward):
-            return self._payments.accept(attempt, decision.price, digest)
+            ticket = self._payments.accept(attempt, decision.price, digest)
+            self._solvency.accepted(attempt)
+            return ticket
         if isinstance(decision, Reject | Repeat):
             return decision
         raise AssertionError("a payment was offered and its credit is known")

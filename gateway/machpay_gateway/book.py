@@ -27,12 +27,24 @@ from machpay_gateway.replay import ReplayGuard
 class Channel:
     """One agent's standing at this gateway, in atomic units.
 
-    `highest` is the highest cumulative seen and `voucher` its proof (None when the chain's watermark is the proof),
-    `served` the sum of charges, `reserved` what is accepted and unresolved, `receipt` the latest one issued (of those
-    with the highest served_total).
+    `highest` is the highest cumulative seen and `voucher` its proof (None when the chain's watermark is the
+    proof), `served` the sum of charges, `reserved` what is accepted and unresolved, `receipt` the latest one
+    issued (of those with the highest served_total). `open` counts the payments that are not complete,
+    `last_seq` is the place in the log of the last one that is.
     """
 
-    __slots__ = ("address", "agent", "agent_text", "highest", "receipt", "reserved", "served", "voucher")
+    __slots__ = (
+        "address",
+        "agent",
+        "agent_text",
+        "highest",
+        "last_seq",
+        "open",
+        "receipt",
+        "reserved",
+        "served",
+        "voucher",
+    )
 
     def __init__(self, agent: Pubkey, address: Pubkey) -> None:
         self.agent = agent
@@ -43,6 +55,8 @@ class Channel:
         self.served = 0
         self.reserved = 0
         self.receipt: SignedReceipt | None = None
+        self.open = 0
+        self.last_seq = 0
 
     @property
     def committed(self) -> int:
@@ -74,6 +88,21 @@ class Book:
         if channel is None:
             channel = self.channels[agent] = Channel(agent, self._network.channel(agent, self._gateway))
         return channel
+
+    def committed(self, agent: Pubkey) -> int:
+        """served + reserved of the agent's channel."""
+        channel = self.channels.get(agent)
+        return 0 if channel is None else channel.committed
+
+    def open_payments(self, agent: Pubkey) -> int:
+        """Payments of the agent's channel that are not complete."""
+        channel = self.channels.get(agent)
+        return 0 if channel is None else channel.open
+
+    def last_seq(self, agent: Pubkey) -> int:
+        """The place in the log of the channel's last completed payment, 0 if it has none."""
+        channel = self.channels.get(agent)
+        return 0 if channel is None else channel.last_seq
 
     def intent(self, accept: Accept) -> PaymentIntent:
         """The signed intent of an accept record."""
@@ -129,6 +158,9 @@ class Book:
         payment = self.join.apply(record)
         if payment is not None:
             self.completed += 1
+            channel = self.channel(payment.accept.agent)
+            channel.open -= 1
+            channel.last_seq = self.completed
             if payment.identifier is not None and payment.outcome is not None:
                 self.bindings.complete(payment.accept.agent, payment.identifier, payment.outcome)
         return payment
@@ -139,6 +171,7 @@ class Book:
             channel.highest = accept.cumulative
             channel.voucher = self.intent(accept).voucher(accept.signature)
         channel.reserved += accept.price
+        channel.open += 1
         self.guard.add(accept.agent, accept.nonce, accept.deadline)
         self.next_number = max(self.next_number, accept.number + 1)
 
@@ -172,6 +205,8 @@ class Book:
             if totals.context is not None and totals.signature is not None:
                 channel.voucher = Voucher(channel.address, totals.highest, totals.context, totals.signature)
         channel.served = max(channel.served, totals.served)
+        # Where its own last payment was is not known any more: nowhere behind the last of all.
+        channel.last_seq = self.completed
         if totals.receipt is not None:
             channel.receipt = totals.receipt
 

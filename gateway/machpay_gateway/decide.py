@@ -18,8 +18,10 @@ from machpay.protocol.screening import Attempt, Offer, Reject, screen
 class Credit:
     """What the relayer last said about an agent, one snapshot. Amounts in atomic units.
 
-    `external` is the agent's liability at other gateways; `settled`, `charged_total` and `voucher` are the relayer's
-    and the chain's state of this gateway's own channel; `read_at` is on the monotonic clock, in seconds.
+    `external` is the agent's liability at other gateways, what is leased to them included; `settled`, `charged_total`
+    and `voucher` are the relayer's and the chain's state of this gateway's own channel; `read_at` is on the monotonic
+    clock, in seconds. `up_to` is the total of charges that this gateway's lease covers, None in optimistic mode;
+    `refused` says why there is no lease. `network_cap` bounds what the agent may owe all gateways together.
     """
 
     bond: int
@@ -33,6 +35,9 @@ class Credit:
     charged_total: int
     voucher: Voucher | None
     read_at: float
+    up_to: int | None = None
+    refused: str | None = None
+    network_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject |
     status = credit.status.upper()
     if status == "SLASHED":
         return Reject(RefusalCode.AGENT_SLASHED, "the agent's bond was slashed")
-    if status == "SUSPENDED":
+    if status != "ACTIVE":
         return Reject(RefusalCode.AGENT_SUSPENDED, "the agent is suspended")
     committed = standing.served + standing.reserved
     if credit.per_call is not None and price > credit.per_call:
@@ -125,16 +130,33 @@ def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject |
             f"{committed} is committed, so at least {committed + price} is needed",
         )
     unsettled = max(0, committed - credit.settled)
-    free = credit.bond - credit.pending_withdrawal - credit.claims - credit.external - unsettled
-    if free < price:
-        return Reject(
-            RefusalCode.INSUFFICIENT_BOND, f"the bond covers {max(0, free)} more, the price is {price}"
-        )
-    if standing.cap and unsettled + price > standing.cap:
+    return _covered(credit, committed, unsettled, price, standing.cap) or Forward(price)
+
+
+def _covered(credit: Credit, committed: int, unsettled: int, price: int, cap: int) -> Reject | None:
+    """Whether the lease, or in optimistic mode the bond, covers `price` more."""
+    if credit.up_to is not None:
+        left = max(0, credit.up_to - committed)
+        if left < price and credit.refused == RefusalCode.BUDGET_EXCEEDED:
+            return Reject(RefusalCode.BUDGET_EXCEEDED, "the agent's daily limit is used up")
+        if left < price:
+            return Reject(
+                RefusalCode.INSUFFICIENT_BOND,
+                f"what is leased of the bond covers {left} more, the price is {price}",
+            )
+    else:
+        free = credit.bond - credit.pending_withdrawal - credit.claims - credit.external - unsettled
+        if free < price:
+            return Reject(
+                RefusalCode.INSUFFICIENT_BOND, f"the bond covers {max(0, free)} more, the price is {price}"
+            )
+        if credit.network_cap is not None and credit.external + unsettled + price > credit.network_cap:
+            return Reject(RefusalCode.INSUFFICIENT_BOND, "the agent owes as much as it may before settlement")
+    if cap and unsettled + price > cap:
         return Reject(
             RefusalCode.INSUFFICIENT_BOND, "the agent owes this gateway as much as it may before settlement"
         )
-    return Forward(price)
+    return None
 
 
 def is_charged(http_status: int, method: str, *, charge_4xx: bool) -> bool:

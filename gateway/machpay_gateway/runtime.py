@@ -27,6 +27,9 @@ from machpay_gateway.payments import Payments
 from machpay_gateway.peers import Peers
 from machpay_gateway.settings import Settings
 from machpay_gateway.solvency import Solvency
+from machpay_gateway.solvency.following import Follower
+from machpay_gateway.solvency.leases import LeaseSolvency
+from machpay_gateway.solvency.optimistic import OptimisticSolvency
 from machpay_gateway.startup import look_around
 from machpay_gateway.telemetry.log_events import LogEvents
 from machpay_gateway.telemetry.packet import Packets
@@ -36,6 +39,7 @@ from machpay_gateway.upstream import Upstream
 
 LAST_DELIVERY_S: Final = 5.0
 """How long a stopping gateway tries to hand over what is left; the log keeps the rest."""
+LAST_RELEASES_S: Final = 2.0
 LAST_EVENTS_S: Final = 1.0
 PRUNE_S: Final = 5.0
 
@@ -84,7 +88,8 @@ class Runtime:
         self._events = Events(settings, peers, self.metrics)
         self._stack.enter_context(LogEvents(self._events.emit))
         self._packets = Packets(settings, self.traffic, self.metrics, self._events.emit)
-        self._solvency = Solvency(settings, peers, self.payments.align)
+        self._solvency = self._new_solvency(peers)
+        self._follower = Follower(settings, peers, self._solvency)
         self._delivery = Delivery(settings, self.payments, peers, self.metrics)
         self._heartbeat = Heartbeat(
             settings,
@@ -100,20 +105,15 @@ class Runtime:
             settings.routes,
             settings.upstream.max_body_bytes,
             OwnEndpoints(settings, self.payments, self.metrics, self.health),
-            FreeExchanges(
-                upstream,
-                self.metrics,
-                settings.upstream.answer_timeout_s,
-                settings.limits.write_timeout_s,
-            ),
+            FreeExchanges(upstream, self.metrics, settings.upstream.answer_timeout_s),
             PaidExchanges(settings, self.payments, self._solvency, upstream, self._events, self.metrics),
             self.metrics,
             self.traffic,
-            settings.limits,
         )
         self._start("delivery", self._delivery.run())
         self._start("events", self._events.run())
         self._start("solvency", self._solvency.run())
+        self._start("changes", self._follower.run())
         self._start("heartbeat", self._heartbeat.run())
         self._start("packets", self._packets.run())
         risk = RiskWatch(self.book, self._solvency.credit, self._events.emit)
@@ -134,6 +134,10 @@ class Runtime:
             # The last answers' `sent` records must be durable before their payments may be delivered.
             await self.journal.durable()
             await self._delivery.drain(LAST_DELIVERY_S)
+            async with asyncio.timeout(LAST_RELEASES_S):
+                await self._solvency.release_all()
+        except TimeoutError:
+            logger.info("some leases end by themselves: the relayer did not take them back in time")
         except LogUnavailable as error:
             logger.error("stopping with a log that cannot be written: %s", error)
         self._packets.last()
@@ -155,6 +159,7 @@ class Runtime:
             "solvency": _component(
                 self._solvency.failure, last_answer_s_ago=None if last is None else round(now - last, 1)
             ),
+            "changes": _component(self._follower.failure),
             "registration": {"status": "ok", "registered": self._heartbeat.registered},
         }
         if self._heartbeat.registered is False:
@@ -212,6 +217,11 @@ class Runtime:
 
     def remove_endpoint(self) -> None:
         (self.settings.data_dir / "endpoint.json").unlink(missing_ok=True)
+
+    def _new_solvency(self, peers: Peers) -> Solvency:
+        if self.settings.solvency.mode == "lease":
+            return LeaseSolvency(self.settings, peers, self.book, self.payments.align)
+        return OptimisticSolvency(self.settings, peers, self.payments.align)
 
     def _active_agents(self) -> int:
         return self._solvency.active_agents

@@ -19,7 +19,6 @@ from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S
 from machpay_gateway.errors import ConfigError
-from machpay_gateway.limits import Proxies
 from machpay_gateway.routes import Match, Route, RouteTable, Unlisted
 from machpay_gateway.urls import parse_url
 
@@ -82,14 +81,6 @@ class RouteSection(_Section, frozen=True):
 
 
 class LimitsSection(_Section, frozen=True):
-    rate_per_s: Annotated[float, msgspec.Meta(ge=0)] = 1000.0
-    rate_burst: Annotated[int, msgspec.Meta(ge=1)] = 2000
-    max_addresses: Annotated[int, msgspec.Meta(ge=1)] = 50_000
-    trusted_proxies: list[str] = []
-    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 4096
-    max_head_bytes: Annotated[int, msgspec.Meta(ge=8 * 1024, le=1024 * 1024)] = 64 * 1024
-    head_timeout_s: Seconds = 10.0
-    body_timeout_s: Seconds = 30.0
     write_timeout_s: Seconds = 60.0
 
 
@@ -103,11 +94,13 @@ class ResponsesSection(_Section, frozen=True):
 
 
 class SolvencySection(_Section, frozen=True):
-    mode: Literal["optimistic"] = "optimistic"
+    mode: Literal["lease", "optimistic"] = "lease"
     cap_atomic: Atomic = 0
     refresh_s: Seconds = 2.0
     stale_s: Seconds = 300.0
     lookup_timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 400
+    lease_skew_s: Annotated[float, msgspec.Meta(ge=0)] = 2.0
+    idle_s: Seconds = 15.0
 
 
 class TelemetrySection(_Section, frozen=True):
@@ -180,7 +173,6 @@ def parse_settings(text: str, folder: Path) -> Settings:
         raise ConfigError(f"not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("$.", "")) from error
-    Proxies(raw.limits.trusted_proxies)
     return Settings(
         gateway=raw.gateway,
         upstream=raw.upstream,

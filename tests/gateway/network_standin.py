@@ -32,8 +32,8 @@ from tests.gateway.servers import Served, serve
 
 @dataclass
 class Account:
-    """What the stand-in says about one agent. `leases` are bounded by `lease_max`, last `lease_valid_s`, and are refused
-    with `refuse_lease`."""
+    """What the stand-in says about one agent. Its leases are bounded by `lease_max`, last `lease_valid_s`, and are
+    refused with `refuse_lease`."""
 
     bond: int = BOND
     pending_withdrawal: int = 0
@@ -72,6 +72,8 @@ class NetworkStandIn:
     """Lease and last log position of every release."""
     changes: list[tuple[int, Change]] = field(default_factory=list)
     rules: NetworkRules = field(default_factory=NetworkRules)
+    polls: int = 0
+    """How often the change stream was read."""
     down: bool = False
     receiver_down: bool = False
     """The same for events alone."""
@@ -268,6 +270,7 @@ class NetworkStandIn:
 
     async def _changes(self, request: web.Request) -> web.Response:
         await self._signer(request)
+        self.polls += 1
         after = request.query.get("after")
         seen = len(self.changes) if after is None else int(after)
         rules = msgspec.json.encode(self.rules)

@@ -15,9 +15,9 @@ from tests.gateway.network_standin import NetworkStandIn
 START = Callable[..., Any]
 
 
-async def pay(gateway: RunningGateway, count: int) -> list[str]:
-    """Pay `count` times as one agent; the digests."""
-    payer = gateway.payer()
+async def pay(gateway: RunningGateway, count: int, payer: Payer | None = None) -> list[str]:
+    """Pay `count` times as one agent; the digests. The gateway then knows the agent, also while the relayer is away."""
+    payer = payer or gateway.payer()
     digests = []
     for _ in range(count):
         intent = payer.intent()
@@ -44,9 +44,9 @@ async def test_payments_arrive_in_order_with_consecutive_numbers_and_the_highest
 
 
 async def test_an_outage_delays_payments_and_loses_none(gateway: RunningGateway, net: NetworkStandIn) -> None:
-    digests = await pay(gateway, 3)
+    payer = gateway.payer()
+    digests = await pay(gateway, 3, payer)
     await eventually(lambda: len(net.items) == 3, "the first are delivered")
-    payer = await known(gateway)
     net.down = True
     payer_digests = [await served(gateway, payer) for _ in range(3)]
     assert len(net.items) == 3
@@ -55,13 +55,6 @@ async def test_an_outage_delays_payments_and_loses_none(gateway: RunningGateway,
     net.down = False
     await eventually(lambda: len(net.items) == 6, "the rest is delivered")
     assert list(net.items) == digests + payer_digests
-
-
-async def known(gateway: RunningGateway) -> Payer:
-    """An agent whose credit the gateway has looked up, so that it can pay while the relayer is away."""
-    payer = gateway.payer()
-    assert await gateway.committed(payer) == 0
-    return payer
 
 
 async def served(gateway: RunningGateway, payer: Payer) -> str:
@@ -75,9 +68,9 @@ async def test_what_a_stopped_gateway_could_not_deliver_is_delivered_by_the_next
     start_gateway: START, net: NetworkStandIn
 ) -> None:
     gateway = await start_gateway()
-    delivered = await pay(gateway, 2)
+    payer = gateway.payer()
+    delivered = await pay(gateway, 2, payer)
     await eventually(lambda: len(net.items) == 2, "delivered")
-    payer = await known(gateway)
     net.down = True
     waiting = await served(gateway, payer)
     await gateway.stop()
@@ -179,9 +172,9 @@ async def test_a_gateway_that_is_not_registered_says_so(start_gateway: START, ne
 async def test_events_survive_a_short_absence_of_the_receiver(
     gateway: RunningGateway, net: NetworkStandIn
 ) -> None:
-    first = await pay(gateway, 1)
+    payer = gateway.payer()
+    first = await pay(gateway, 1, payer)
     await eventually(lambda: len(net.events) == 1, "the first event")
-    payer = await known(gateway)
     net.down = True
     second = await served(gateway, payer)
     net.down = False

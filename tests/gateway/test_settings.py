@@ -45,7 +45,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
             "upstream.url",
         ),
         ("refresh_s = 0.1", "refresh_s = 0", "solvency.refresh_s"),
-        ("refresh_s = 0.1", 'mode = "lease"', "solvency.mode"),
+        ("refresh_s = 0.1", 'mode = "hopeful"', "solvency.mode"),
         ("price_atomic = 1000", "price_atomic = -1", "price_atomic"),
         ("price_atomic = 1000", "price_atomic = 0.5", "price_atomic"),
         ('path = "/dear"', 'path = "dear"', "dear"),

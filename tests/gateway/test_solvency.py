@@ -1,4 +1,4 @@
-"""Credit: look-ups, refreshing, an absent relayer, and a gateway that lost its log."""
+"""Optimistic mode: look-ups, refreshing, an absent relayer, and a gateway that lost its log."""
 
 import asyncio
 import shutil
@@ -16,6 +16,13 @@ from tests.gateway.network_standin import Account, NetworkStandIn
 from tests.gateway.servers import Upstream
 
 START = Callable[..., Any]
+OPTIMISTIC = 'mode = "optimistic"\n'
+
+
+@pytest.fixture
+async def gateway(start_gateway: START) -> RunningGateway:
+    running: RunningGateway = await start_gateway(solvency=OPTIMISTIC)
+    return running
 
 
 async def code(gateway: RunningGateway, payer: Payer) -> str:
@@ -64,7 +71,7 @@ async def test_concurrent_payments_never_exceed_the_bond(
 
 
 async def test_the_cap_bounds_what_one_agent_owes(start_gateway: START) -> None:
-    gateway = await start_gateway(solvency=f"cap_atomic = {2 * PRICE}")
+    gateway = await start_gateway(solvency=OPTIMISTIC + f"cap_atomic = {2 * PRICE}")
     first, second = gateway.payer(), gateway.payer()
     assert [await code(gateway, first) for _ in range(3)] == ["served", "served", "insufficient_bond"]
     assert await code(gateway, second) == "served"
@@ -131,7 +138,7 @@ async def test_one_look_up_serves_everybody_who_waits_for_it(
 async def test_a_look_up_that_takes_too_long_is_503_and_charges_nothing(
     start_gateway: START, net: NetworkStandIn, upstream: Upstream
 ) -> None:
-    gateway = await start_gateway(solvency="lookup_timeout_ms = 50")
+    gateway = await start_gateway(solvency=OPTIMISTIC + "lookup_timeout_ms = 50")
     payer = gateway.payer()
     net.look_up_delay = asyncio.Event()
     answer = await gateway.get("/paid", headers=payer.pay())
@@ -147,8 +154,8 @@ async def test_a_look_up_that_takes_too_long_is_503_and_charges_nothing(
 async def test_strangers_cannot_pile_up_look_ups(
     start_gateway: START, net: NetworkStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machpay_gateway.solvency.MAX_WAITING", 3)
-    gateway = await start_gateway(solvency="lookup_timeout_ms = 5000")
+    monkeypatch.setattr("machpay_gateway.solvency.looking_up.MAX_WAITING", 3)
+    gateway = await start_gateway(solvency=OPTIMISTIC + "lookup_timeout_ms = 5000")
     net.look_up_delay = asyncio.Event()
     waiting = [asyncio.create_task(gateway.get("/paid", headers=gateway.payer().pay())) for _ in range(3)]
     await eventually(lambda: len(net.look_ups) == 3, "three look-ups")
@@ -171,7 +178,7 @@ async def test_a_known_agent_is_served_while_the_relayer_is_away_and_a_new_one_i
 
 
 async def test_credit_that_is_too_old_counts_no_more(start_gateway: START, net: NetworkStandIn) -> None:
-    gateway = await start_gateway(solvency="stale_s = 0.3")
+    gateway = await start_gateway(solvency=OPTIMISTIC + "stale_s = 0.3")
     payer = gateway.payer()
     assert await code(gateway, payer) == "served"
     net.down = True
@@ -182,7 +189,7 @@ async def test_credit_that_is_too_old_counts_no_more(start_gateway: START, net: 
 async def test_a_gateway_that_lost_its_log_starts_where_the_relayer_and_chain_are(
     start_gateway: START, net: NetworkStandIn, upstream: Upstream
 ) -> None:
-    gateway = await start_gateway()
+    gateway = await start_gateway(solvency=OPTIMISTIC)
     payer = gateway.payer()
     for _ in range(3):
         assert await code(gateway, payer) == "served"

@@ -70,7 +70,7 @@ def relayer_state(relayer: Server, gateway: RunningGateway, agent: SigningKey) -
     with RelayerClient(relayer.url, gateway.settings.key) as client:
         answer = client.get(f"/liability/{agent.pubkey}?exclude_gateway={gateway.settings.key.pubkey}")
     channel = answer.json()["channel"]
-    if channel is None:
+    if channel is None or channel["highest"] is None:
         return 0, 0
     return int(channel["charged_total"]), int(channel["highest"]["cumulative"])
 
