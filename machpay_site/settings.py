@@ -106,6 +106,7 @@ MACHPAY_PROGRAM_ID = env.text("MACHPAY_PROGRAM_ID", default="")
 USDC_MINT = env.text("USDC_MINT", default="")
 ADMIN_KEYPAIR = env.text("ADMIN_KEYPAIR", default="")
 RELAYER_KEYPAIR = env.text("RELAYER_KEYPAIR", default="")
+CUSTODY_KEYPAIR = env.text("CUSTODY_KEYPAIR", default="")
 FACILITATOR_KEYPAIR = env.text("FACILITATOR_KEYPAIR", default="")  # set: the relayer runs the facilitator
 MINT_AUTHORITY_KEYPAIR = env.text(
     "MINT_AUTHORITY_KEYPAIR", default=""
@@ -115,8 +116,8 @@ MINT_AUTHORITY_KEYPAIR = env.text(
 SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 COMPLAINTS_TO_CASE = env.integer("COMPLAINTS_TO_CASE", default=3, minimum=1)
-FRAUD_INTERVAL_S = env.number("FRAUD_INTERVAL_S", default=2.0)
 REVERSAL_GRACE_S = env.number("REVERSAL_GRACE_S", default=60.0)
+FRAUD_INTERVAL_S = env.number("FRAUD_INTERVAL_S", default=2.0)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 SETTLE_CREATE_MINIMUM_ATOMIC = env.integer("SETTLE_CREATE_MINIMUM_ATOMIC", default=50_000)
 SETTLE_CREATE_MAX_AGE_S = env.number("SETTLE_CREATE_MAX_AGE_S", default=7 * 86_400.0)
@@ -137,6 +138,11 @@ LEASE_GRACE_S = env.number("LEASE_GRACE_S", default=30.0)
 LEASE_INTENTS = env.integer("LEASE_INTENTS", default=1_000, minimum=1)
 LEASE_SHARE_PERCENT = env.integer("LEASE_SHARE_PERCENT", default=25, minimum=1)
 SETTLE_TARGET_S = env.number("SETTLE_TARGET_S", default=300.0)  # what urgent settlements may take at most
+
+# --- Payouts ----------------------------------------------------------------------------------------------------------
+PAYOUT_COOLING_OFF_S = env.number("PAYOUT_COOLING_OFF_S", default=60.0 if DEMO else 86_400.0)
+PAYOUT_MINIMUM_ATOMIC = env.integer("PAYOUT_MINIMUM_ATOMIC", default=1_000_000, minimum=1)
+PAYOUT_DAILY_LIMIT_ATOMIC = env.integer("PAYOUT_DAILY_LIMIT_ATOMIC", default=10_000_000_000, minimum=1)
 
 # --- Telemetry --------------------------------------------------------------------------------------------------------
 RECEIVER_BUFFER_ROWS = env.integer("RECEIVER_BUFFER_ROWS", default=20_000, minimum=1)

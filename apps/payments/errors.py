@@ -16,6 +16,10 @@ PaymentsError(DomainError)
 ├── IncompleteSnapshot   an account moved that the part of the chain which was read does not hold
 ├── CaseClosed           the case was decided already
 ├── ComplaintRefused     the complaint does not prove what it has to
+├── AlreadyAttributed    the deposit is not an unclaimed one
+├── PaymentToSelf        a custodial payment goes to another user
+├── ReferenceUsed        the reference stands for another custodial payment
+├── UnknownUser          there is no such user
 ├── ChainUnavailable     the chain could not be asked in time: try again
 └── ChainRegression      finalised state went backwards: wrong cluster or a broken RPC server
 """
@@ -105,6 +109,26 @@ class CaseClosed(PaymentsError):
 class ComplaintRefused(PaymentsError):
     code = "complaint_refused"
     status = 422
+
+
+class AlreadyAttributed(PaymentsError):
+    code = "already_attributed"
+    status = 409
+
+
+class PaymentToSelf(PaymentsError):
+    code = "payment_to_self"
+    status = 422
+
+
+class ReferenceUsed(PaymentsError):
+    code = "reference_used"
+    status = 422
+
+
+class UnknownUser(PaymentsError):
+    code = "unknown_user"
+    status = 404
 
 
 class ChainRegression(PaymentsError):

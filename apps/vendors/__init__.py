@@ -1,4 +1,5 @@
-"""The room for what a vendor's operator sees and sets: profile, services, search, reputation, payouts.
+"""What a vendor's operator sees and sets. So far payouts: confirmed wallets, requests and their rows.
 
-Built with the management API.
+Recon (`apps.settlement`) carries payouts out through `services.execution`; profile, services, search and reputation
+come with the management API.
 """

@@ -11,6 +11,7 @@ from apps.payments.models.chain_events import (
     VendorMirror,
 )
 from apps.payments.models.channels import Channel
+from apps.payments.models.custody import CustodialDeposit, CustodialPayment, CustodyCursor, DepositReference
 from apps.payments.models.hosted import HostedReceipt
 from apps.payments.models.intents import INTENT_PARTITIONS, Equivocation, FraudScan, PaymentIntent
 from apps.payments.models.leases import Lease
@@ -26,6 +27,7 @@ from apps.payments.models.rules import (
     NetworkRules,
 )
 from apps.payments.models.settlements import Settlement, SettlementItem
+from apps.payments.models.transactions import Transaction
 
 __all__ = [
     "INTENT_PARTITIONS",
@@ -47,6 +49,10 @@ __all__ = [
     "Channel",
     "Complaint",
     "Cosigner",
+    "CustodialDeposit",
+    "CustodialPayment",
+    "CustodyCursor",
+    "DepositReference",
     "EnforcementEvent",
     "Equivocation",
     "FraudScan",
@@ -62,6 +68,7 @@ __all__ = [
     "Reversal",
     "Settlement",
     "SettlementItem",
+    "Transaction",
     "UnbatchedPayment",
     "VendorMirror",
 ]
