@@ -7,13 +7,29 @@ from django.contrib import admin
 from django.db import transaction
 from django.db.models import Model
 from django.urls import reverse
+from django.utils import timezone
 
-from apps.payments.models import Settlement
+from apps.ledger import chart
+from apps.ledger.services import reserve
+from apps.ledger.types import Hold
+from apps.payments.models import (
+    AgentMirror,
+    Case,
+    ChainEvent,
+    Channel,
+    Complaint,
+    Reconciliation,
+    Reversal,
+    Settlement,
+)
 from apps.payments.selectors.due import DuePolicy
+from apps.payments.services import chain_index
+from apps.payments.services.chain_index import ReadTransaction
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.settlements import claim_due_channels, store_settlement
+from machpay.chain.client import SignatureSeen
 from tests.payments.conftest import deliver, registered
-from tests.payments.factories import Payer, agent_account, chain_state
+from tests.payments.factories import MINT, Payer, agent_account, chain_state
 
 pytestmark = pytest.mark.django_db
 
@@ -26,8 +42,21 @@ def populated(payer):
     deliver(payment, payer.pay(10, charged=0))
     deliver(Payer(payer.agent, registered()).pay(20, nonce=payment.intent.nonce))
     with transaction.atomic():
-        due = claim_due_channels(policy=DuePolicy(100, 100, timedelta(0)), limit=10)
+        vendor = str(payer.gateway.vendor)
+        due = claim_due_channels(policy=DuePolicy(100, 100, timedelta(0)), limit=10, vendor=vendor)
         store_settlement(channels=due, raw_transaction=b"x", signature="S1gnature", last_valid_block_height=1)
+    found = SignatureSeen("S1gnature", 1, None, failed=False)
+    chain_index.store([ReadTransaction(found, ())])
+    ChainEvent.objects.create(
+        transaction_id="S1gnature", instruction=0, position=0, slot=1, kind="Deposited", keys=["k"], data={}
+    )
+    Reconciliation.objects.create(slot=1, equal=True, terms={}, differences=[])
+    channel = Channel.objects.get(address=str(payment.intent.channel))
+    complained = {"agent": channel.agent, "gateway": channel.gateway, "kind": "DENIED", "verdict": "NOTED"}
+    Complaint.objects.create(**complained, digest=payment.intent.digest, evidence={})
+    Reversal.objects.create(channel=channel, amount_atomic=1, settled_atomic=0, intents=0)
+    hold = Hold("a hold", chart.bond(payer.agent.pubkey, MINT), 1, timezone.now() + timedelta(minutes=1))
+    reserve([hold])
     return payment
 
 
@@ -45,10 +74,17 @@ def test_the_expected_pages_exist():
     assert sorted(model.__name__ for model in models()) == [
         "Account",
         "AgentMirror",
+        "Case",
+        "ChainEvent",
+        "ChainTransaction",
         "Channel",
+        "Complaint",
         "Entry",
         "Equivocation",
         "Gateway",
+        "Hold",
+        "Reconciliation",
+        "Reversal",
         "Settlement",
         "Transfer",
     ]
@@ -88,3 +124,39 @@ def test_the_pages_are_for_staff_only(client, populated):
     answer = client.get(reverse("admin:payments_settlement_changelist"))
     assert answer.status_code == 302
     assert "/admin/login/" in answer.url
+
+
+def test_a_case_is_decided_with_a_reason_that_stays(operator, populated, client, django_user_model):
+    case = Case.objects.get(kind="EQUIVOCATION")
+    page = reverse("admin:payments_case_decide", args=[case.id])
+    assert "Dismiss" in operator.get(page).text
+
+    assert operator.post(page, {"decision": "dismiss"}).status_code == 200
+    case.refresh_from_db()
+    assert case.status == "OPEN"
+    answer = operator.post(page, {"decision": "dismiss", "note": "a test key of ours"})
+
+    assert answer.status_code == 302
+    case.refresh_from_db()
+    assert case.status == "DISMISSED"
+    last = case.entries.order_by("id").last()
+    assert (last.action, last.by, last.note) == ("DISMISSED", "op", "a test key of ours")
+    assert "a test key of ours" in operator.get(answer.url).text
+    # Decided is decided; only what followed can still be lifted.
+    operator.post(page, {"decision": "uphold", "note": "no"})
+    case.refresh_from_db()
+    assert case.status == "DISMISSED"
+    operator.post(page, {"decision": "reinstate", "note": "it was ours"})
+    assert case.entries.order_by("id").last().action == "REINSTATED"
+    assert AgentMirror.objects.get(agent=case.subject).status == "ACTIVE"
+
+
+def test_only_staff_who_may_change_cases_decide(client, populated, django_user_model):
+    case = Case.objects.get(kind="EQUIVOCATION")
+    client.force_login(django_user_model.objects.create_user(username="reader", password="pw", is_staff=True))
+    page = reverse("admin:payments_case_decide", args=[case.id])
+
+    assert client.get(page).status_code == 403
+    assert client.post(page, {"decision": "dismiss", "note": "x"}).status_code == 403
+    case.refresh_from_db()
+    assert case.status == "OPEN"

@@ -36,7 +36,9 @@ def receipted(payer: Payer, payment: ResolvedPayment, charged: int) -> ResolvedP
     """The same payment with another receipt of the gateway."""
     assert payment.receipt is not None
     told = Receipt(payment.intent.digest, 200, charged, charged, payment.receipt.receipt.time)
-    return payment._replace(charged=charged, served_total=charged, receipt=told.sign(payer.gateway.key))
+    return msgspec.structs.replace(
+        payment, charged=charged, served_total=charged, receipt=told.sign(payer.gateway.key)
+    )
 
 
 def test_a_receipt_for_less_than_was_delivered_proves_overcharging(gateway: Party) -> None:
@@ -64,7 +66,7 @@ def test_what_the_gateway_delivered_refutes_a_complaint(gateway: Party) -> None:
     payer = bonded(gateway)
     payment = payer.pay(1_000)
     deliver(payment)
-    no_receipt = payment._replace(charged=0, receipt=None, served_total=None, served_at=None)
+    no_receipt = msgspec.structs.replace(payment, charged=0, receipt=None, served_total=None, served_at=None)
 
     assert complain(said("OVERCHARGED", payment)).verdict == "REFUTED"
     assert complain(said("DENIED", no_receipt)).verdict == "REFUTED"

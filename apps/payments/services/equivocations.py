@@ -180,7 +180,7 @@ def _record_unseen(nonce_time: datetime, agent: str, nonce: UUID, channels: list
     return len(unseen)
 
 
-def dismiss(case: Case) -> None:
+def drop_evidence(case: Case) -> None:
     """Nothing is proven to the chain with this evidence any more; a proof that is under way is not called back."""
     Equivocation.objects.filter(agent=case.subject, nonce=case.evidence["nonce"], status=Status.OPEN).update(
         status=Status.DISMISSED
