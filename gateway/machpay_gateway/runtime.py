@@ -105,10 +105,16 @@ class Runtime:
             settings.routes,
             settings.upstream.max_body_bytes,
             OwnEndpoints(settings, self.payments, self.metrics, self.health),
-            FreeExchanges(upstream, self.metrics, settings.upstream.answer_timeout_s),
+            FreeExchanges(
+                upstream,
+                self.metrics,
+                settings.upstream.answer_timeout_s,
+                settings.limits.write_timeout_s,
+            ),
             PaidExchanges(settings, self.payments, self._solvency, upstream, self._events, self.metrics),
             self.metrics,
             self.traffic,
+            settings.limits,
         )
         self._start("delivery", self._delivery.run())
         self._start("events", self._events.run())

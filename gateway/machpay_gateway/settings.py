@@ -19,6 +19,7 @@ from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S
 from machpay_gateway.errors import ConfigError
+from machpay_gateway.limits import Proxies
 from machpay_gateway.routes import Match, Route, RouteTable, Unlisted
 from machpay_gateway.urls import parse_url
 
@@ -81,6 +82,14 @@ class RouteSection(_Section, frozen=True):
 
 
 class LimitsSection(_Section, frozen=True):
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0)] = 1000.0
+    rate_burst: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    max_addresses: Annotated[int, msgspec.Meta(ge=1)] = 50_000
+    trusted_proxies: list[str] = []
+    max_connections: Annotated[int, msgspec.Meta(ge=1)] = 4096
+    max_head_bytes: Annotated[int, msgspec.Meta(ge=8 * 1024, le=1024 * 1024)] = 64 * 1024
+    head_timeout_s: Seconds = 10.0
+    body_timeout_s: Seconds = 30.0
     write_timeout_s: Seconds = 60.0
 
 
@@ -173,6 +182,7 @@ def parse_settings(text: str, folder: Path) -> Settings:
         raise ConfigError(f"not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).replace("$.", "")) from error
+    Proxies(raw.limits.trusted_proxies)
     return Settings(
         gateway=raw.gateway,
         upstream=raw.upstream,
