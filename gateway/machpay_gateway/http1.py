@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         self._has_head = False
         self._is_paused = False
         self._reusable = False
+        self._is_surplus = False
         self._to_end_of_file = False
         self.is_complete = False
         self.status = 0
@@ -211,10 +212,19 @@ class Connection(asyncio.Protocol):
 
     # --- httptools --------------------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            # An answer that nobody asked for came along with ours: the connection is not used again.
+            self._is_surplus, self._reusable = True, False
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_surplus:
+            return
         (self.trailers if self._has_head else self.headers).append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._is_surplus:
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
@@ -234,14 +244,14 @@ class Connection(asyncio.Protocol):
             self._to_end_of_file, self._reusable = True, False
 
     def on_body(self, body: bytes) -> None:
-        if body and not self._is_head:
+        if body and not self._is_head and not self._is_surplus:
             self._pieces.append(body)
             self._buffered += len(body)
 
     def on_message_complete(self) -> None:
         if self._has_head:
             self.is_complete = True
-        else:
+        elif not self._is_surplus:
             # 100 or 103: the answer itself follows.
             self.headers = []
 
