@@ -22,6 +22,7 @@ import httpx
 from machpay.client import MachPayClient as AsyncClient
 from machpay.client import MachPayConfig, PaidResponse, Payment
 from machpay.client.receipts import ReceiptFile
+from machpay.client.uploads import Content
 from machpay.client.withdrawals import BondInfo
 from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.proofs import InclusionProof
@@ -171,7 +172,7 @@ class MachPayClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        content: bytes | str | None = None,
+        content: Content | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
         payment_id: str | None = None,
@@ -200,7 +201,7 @@ class MachPayClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        content: bytes | str | None = None,
+        content: Content | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
         payment_id: str | None = None,

@@ -48,7 +48,7 @@ from machpay.chain.errors import ConfirmationTimeout, RpcUnavailable, Transactio
 from machpay.chain.lookup_tables import LOOKUP_TABLE_PROGRAM_ID, LookupTable
 from machpay.chain.network import Network
 from machpay.chain.tokens import token_amount
-from machpay.chain.traces import Recorded, recorded_events, trace_of
+from machpay.chain.traces import Invocation, Recorded, recorded_events, trace_of
 from machpay.chain.transactions import (
     Commitment,
     SignedTransaction,
@@ -364,6 +364,14 @@ class ChainClient:
 
         Raises `DecodeError` for a server that keeps no inner instructions, or an event of a later program.
         """
+        trace = await self.trace(signature, commitment)
+        return None if trace is None else recorded_events(self._network, trace)
+
+    async def trace(
+        self, signature: str, commitment: Commitment = "confirmed"
+    ) -> list[list[Invocation]] | None:
+        """What one transaction called; nothing if it failed, None if it is not known. Raises `DecodeError` for a server
+        that keeps no inner instructions."""
         call = self._rpc.get_transaction(
             Signature.from_string(signature),
             encoding="base64",
@@ -376,7 +384,7 @@ class ChainClient:
         meta = found.transaction.meta
         if meta is not None and meta.err is not None:
             return []
-        return recorded_events(self._network, trace_of(found.transaction))
+        return trace_of(found.transaction)
 
     async def confirm(
         self, signature: str, commitment: Commitment = "confirmed", timeout_seconds: float = 30.0

@@ -10,6 +10,7 @@ transport  HTTP, and what is known when it fails
 wire       pooled connections
 connection one HTTP/1.1 connection
 streams    answers handed on piece by piece
+uploads    bodies that are sent without being held
 exchange   one payment over HTTP until its outcome is known
 paying     one call: prices, gates, signatures, corrections
 store      totals that survive a restart

@@ -77,6 +77,8 @@ class Channel:
         self.signed = saved.signed
         self.headroom = Headroom()
         self.price = 0
+        self.is_fresh = False
+        """Whether the gateway has told this process its total: then a refusal is not to be expected."""
         self._open: dict[bytes, _Open] = {}
         self._made: OrderedDict[bytes, None] = OrderedDict()
         # What our own payments can have come to, on top of what was authorised before this process started.
@@ -151,6 +153,7 @@ class Channel:
         """The gateway's receipt for one of our payments. The caller has checked signature, digest and
         amount."""
         receipt = signed.receipt
+        self.is_fresh = True
         followed = min(receipt.served_total, self.signed)
         if not self._shared:
             # As long as nobody else is known to pay with this key, a larger total is a claim without a cause.

@@ -33,6 +33,7 @@ from machpay.client.store import state_path
 from machpay.client.telemetry import Telemetry
 from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
+from machpay.client.uploads import Content, Source, open_content
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.offers import PaymentLookup
@@ -116,12 +117,15 @@ class MachPayClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        content: bytes | str | None = None,
+        content: Content | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
         payment_id: str | None = None,
     ) -> PaidResponse:
         """Call `url` and pay for it if it asks for payment.
+
+        `content` may be a file or an asynchronous iterator of bytes: it is sent as it is read, never held. An iterator
+        can be sent once: see `BodySpentError`.
 
         The price of a route is learned from its first 402 and paid up front from then on. Returns the answer,
         whatever its status, with `payment` (None on a free route); an upstream's failure is an ordinary
@@ -132,11 +136,10 @@ class MachPayClient:
         letters, digits, - or _) does the same across processes and crashes. Raises a `ClientError`; see
         `machpay.client.errors` for what each means for the money.
         """
-        request = self._transport.build(
-            method.upper(), url, headers=headers, params=params, json=json, content=content
-        )
+        body = await open_content(content)
+        request = self._build(url, method, headers, params, json, body)
         return await self._buy(
-            request, max_price_atomic, streams=False, retries=retries, payment_id=payment_id
+            request, body, max_price_atomic, streams=False, retries=retries, payment_id=payment_id
         )
 
     @contextlib.asynccontextmanager
@@ -148,7 +151,7 @@ class MachPayClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        content: bytes | str | None = None,
+        content: Content | None = None,
         max_price_atomic: int | None = None,
         retries: int = 0,
         payment_id: str | None = None,
@@ -163,20 +166,40 @@ class MachPayClient:
         A metered stream is charged at its end: `response.payment` names its ceiling until then (`is_final` False), and
         what it cost when the last piece was read.
         """
-        request = self._transport.build(
-            method.upper(), url, headers=headers, params=params, json=json, content=content
-        )
+        body = await open_content(content)
+        request = self._build(url, method, headers, params, json, body)
         response = await self._buy(
-            request, max_price_atomic, streams=True, retries=retries, payment_id=payment_id
+            request, body, max_price_atomic, streams=True, retries=retries, payment_id=payment_id
         )
         try:
             yield response
         finally:
             await response.aclose()
 
+    def _build(
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, Any] | None,
+        json: Any,
+        body: bytes | str | Source | None,
+    ) -> httpx.Request:
+        content = None if isinstance(body, Source) else body
+        request = self._transport.build(
+            method.upper(), url, headers=headers, params=params, json=json, content=content
+        )
+        if isinstance(body, Source):
+            # httpx has counted the body it was not given.
+            request.headers.pop("Content-Length", None)
+            if body.length is not None:
+                request.headers["Content-Length"] = str(body.length)
+        return request
+
     async def _buy(
         self,
         request: httpx.Request,
+        body: bytes | str | Source | None,
         max_price_atomic: int | None,
         *,
         streams: bool,
@@ -185,7 +208,12 @@ class MachPayClient:
     ) -> PaidResponse:
         try:
             return await self._payer.buy(
-                request, max_price_atomic, streams=streams, retries=retries, payment_id=payment_id
+                request,
+                max_price_atomic,
+                streams=streams,
+                retries=retries,
+                payment_id=payment_id,
+                source=body if isinstance(body, Source) else None,
             )
         except InsufficientBondError:
             if self._watch is not None:

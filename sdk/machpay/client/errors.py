@@ -12,6 +12,8 @@ ClientError
 │   └── SpendingUnknownError    what was spent today cannot be read or written down
 ├── GatewayExposureError      the gateway has more signed than it has proven to have served; nothing was
 │                             signed
+├── BodySpentError            part of a body that can be sent once is gone: nothing was charged, call again with
+│                             a fresh one
 ├── PaymentRefusedError       the gateway did not accept the payment; `code` says why; nothing was charged
 │   └── BondRefusedPaymentError `insufficient_bond`: deposit more, or wait for settlement
 ├── InsufficientBondError     the bond does not cover it: a BondRefusedPaymentError or a WithdrawalTooLargeError
@@ -137,6 +139,16 @@ class GatewayExposureError(ClientError):
         self.signed = signed
         self.served = served
         self.claimed = claimed
+
+
+class BodySpentError(ClientError):
+    """The gateway asked for (another) payment after part of a streamed body had been sent, and that body cannot be
+    sent again. Nothing was charged. What was learned is kept: the same call with a fresh body, or with a file, goes
+    through."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{url}: part of the body is sent and cannot be sent again")
+        self.url = url
 
 
 class PaymentRefusedError(ClientError):

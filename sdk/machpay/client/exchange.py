@@ -18,6 +18,7 @@ import httpx
 from machpay.client.book import ChannelBook
 from machpay.client.channels import Channel
 from machpay.client.errors import (
+    BodySpentError,
     ClientError,
     GatewayMismatchError,
     GatewayUnreachableError,
@@ -37,6 +38,7 @@ from machpay.client.payments import PaidResponse, Payment
 from machpay.client.streams import hand_on, hand_on_free
 from machpay.client.terms import Call
 from machpay.client.transport import Lost, Transport
+from machpay.client.uploads import Source
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.offers import LOOKUP_PREFIX, PaymentLookup, decode_lookup
 from machpay.protocol.receipts import SignedReceipt
@@ -66,6 +68,12 @@ class Delivery:
     earlier: Sequence[Order] = ()
     is_shared: bool = False
     streams: bool = False
+    source: Source | None = None
+
+    @property
+    def can_go_again(self) -> bool:
+        """Whether the whole request can be sent once more."""
+        return self.source is None or self.source.can_repeat
 
 
 class Exchange:
@@ -82,10 +90,11 @@ class Exchange:
         maybe_sent = False
         breaks = busy = 0
         while True:
-            answer = await self._transport.send(sent.request, sent.order.headers, streams=sent.streams)
+            answer = await self._send(sent)
             if isinstance(answer, Lost):
                 maybe_sent = maybe_sent or answer.sent
-                if answer.headers is not None or answer.timed_out or breaks == self._resends:
+                is_last = answer.timed_out or breaks == self._resends or not sent.can_go_again
+                if answer.headers is not None or is_last:
                     if not maybe_sent:
                         sent.channel.not_sent(sent.order.digest)
                         raise GatewayUnreachableError(sent.call.url, answer.detail)
@@ -96,11 +105,21 @@ class Exchange:
             if answer.status_code == 402:
                 return await self._refusal(sent, answer, maybe_sent)
             retry_after = _retry_after(answer)
-            if retry_after is not None and busy < BUSY_RESENDS:
+            if retry_after is not None and busy < BUSY_RESENDS and sent.can_go_again:
                 busy += 1
                 await asyncio.sleep(retry_after)
                 continue
             return await self._accounted(sent, answer)
+
+    async def _send(self, sent: Delivery) -> httpx.Response | Lost:
+        body = None
+        if sent.source is not None:
+            try:
+                body = sent.source.upload(sent.call.url, waits=not sent.channel.is_fresh)
+            except BodySpentError:
+                sent.channel.not_sent(sent.order.digest)
+                raise
+        return await self._transport.send(sent.request, sent.order.headers, streams=sent.streams, body=body)
 
     async def look_up(self, origin: str, digest: bytes) -> tuple[PaymentLookup, SignedReceipt | None]:
         """Ask a gateway what became of a payment; the receipt is not checked yet. Raises
@@ -212,8 +231,8 @@ class Exchange:
         for what is known of the payment."""
         _answered, receipt = await self._ask_outcome(sent)
         was_named = receipt is not None and receipt.receipt.http_status == GONE_STATUS and bool(sent.earlier)
-        if receipt is not None and (receipt.receipt.charged or was_named):
-            answer = await self._transport.send(sent.request, sent.order.headers, streams=sent.streams)
+        if receipt is not None and (receipt.receipt.charged or was_named) and sent.can_go_again:
+            answer = await self._send(sent)
             if isinstance(answer, httpx.Response):
                 if RESPONSE_HEADER in answer.headers and answer.status_code != 402:
                     return await self._accounted(sent, answer)

@@ -46,6 +46,7 @@ from machpay.client.terms import (
     origin_of,
 )
 from machpay.client.transport import Transport
+from machpay.client.uploads import Source
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
@@ -81,6 +82,12 @@ class Purchase:
     identifier: str = field(default_factory=new_identifier)
     is_shared: bool = False
     orders: list[Order] = field(default_factory=list)
+    source: Source | None = None
+
+    @property
+    def can_go_again(self) -> bool:
+        """Whether the whole request can be sent once more."""
+        return self.source is None or self.source.can_repeat
 
 
 class Payer:
@@ -102,7 +109,7 @@ class Payer:
         self._book = book
         self._exchange = exchange
         self._spending = spending
-        self._challenges: OrderedDict[tuple[str, str, bytes], Challenge] = OrderedDict()
+        self._challenges: OrderedDict[tuple[str, str, bytes, bool], Challenge] = OrderedDict()
         self._gateways = {origin_of(origin): Pubkey.from_string(key) for origin, key in config.pinned.items()}
 
     def gateway_of(self, origin: str) -> Pubkey | None:
@@ -117,6 +124,7 @@ class Payer:
         streams: bool,
         retries: int,
         payment_id: str | None,
+        source: Source | None = None,
     ) -> PaidResponse:
         """Send `request` and pay for it if it asks for payment; with `streams` a successful answer comes
         unread. A failure that surely charged nothing, or a payment whose outcome is unknown to us but not to the
@@ -126,11 +134,12 @@ class Payer:
             origin=origin_of(str(request.url)),
             method=request.method,
             target=request.url.raw_path,
-            body=await request.aread(),
+            body=request.content if source is None else source.prefix,
+            is_streamed=source is not None,
         )
         self._budgets.check_origin(call.url, call.origin)
         limit = self._config.max_price_atomic if max_price_atomic is None else max_price_atomic
-        purchase = Purchase(call, request, limit, streams)
+        purchase = Purchase(call, request, limit, streams, source=source)
         if payment_id is not None:
             _check_identifier(payment_id)
             purchase.identifier, purchase.is_shared = payment_id, True
@@ -147,7 +156,8 @@ class Payer:
                 if not purchase.orders[-1].is_named:
                     raise
             else:
-                if response.charged or purchase.is_unknown or response.status_code not in WORTH_REPEATING:
+                is_over = response.charged or purchase.is_unknown or not purchase.can_go_again
+                if is_over or response.status_code not in WORTH_REPEATING:
                     return response
             await asyncio.sleep(random.uniform(0.5, 1) * min(MAX_RETRY_PAUSE_S, 0.1 * 2**retry))  # noqa: S311
         return await self._buy_once(purchase)
@@ -184,7 +194,8 @@ class Payer:
             known = self.gateway_of(call.origin)
             if known is not None:
                 purchase.request.headers[GATEWAY_HEADER] = str(known)
-            answer = await self._transport.ask(purchase.request, streams=streams)
+            body = None if purchase.source is None else purchase.source.upload(call.url, waits=True)
+            answer = await self._transport.ask(purchase.request, streams=streams, body=body)
             # HEAD is never served for money: its 402 is the answer, and says the price.
             if answer.status_code != 402 or call.method == "HEAD":
                 if not answer.is_closed:
@@ -215,6 +226,7 @@ class Payer:
                     earlier,
                     is_shared=purchase.is_shared,
                     streams=purchase.streams,
+                    source=purchase.source,
                 )
             )
             if isinstance(outcome, PaidResponse):

@@ -15,7 +15,7 @@ from machpay.chain.network import Network
 from machpay.client.errors import GatewayMismatchError, PriceTooHighError
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.offers import Offer
-from machpay.protocol.requests import request_hash, route_hash
+from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, request_hash, route_hash
 from machpay.protocol.x402 import SCHEME, PaymentRequired
 
 MAX_CACHED_ROUTES: Final = 4096
@@ -23,22 +23,25 @@ MAX_CACHED_ROUTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP request as far as a payment is concerned. `target` is the origin form exactly as sent."""
+    """One HTTP request as far as a payment is concerned. `target` is the origin form exactly as sent; of a body that
+    `is_streamed`, `body` is the beginning."""
 
     url: str
     origin: str
     method: str
     target: bytes
     body: bytes
+    is_streamed: bool = False
 
     @property
     def path(self) -> bytes:
         return self.target.partition(b"?")[0]
 
     @property
-    def route(self) -> tuple[str, str, bytes]:
-        """What a price belongs to: origin, method and path."""
-        return (self.origin, self.method, self.path)
+    def route(self) -> tuple[str, str, bytes, bool]:
+        """What a price and its binding belong to: origin, method, path, and whether the body is too long to be read
+        ahead."""
+        return (self.origin, self.method, self.path, len(self.body) > MAX_BOUND_BODY_BYTES)
 
     def hash(self, offer: Offer) -> bytes:
         """The request hash that the offer's binding asks for, computed from what we send."""
@@ -85,6 +88,10 @@ def choose_offer(required: PaymentRequired, network: Network, call: Call) -> Off
 
 def check_binding(offer: Offer, call: Call) -> None:
     """The gateway must have hashed the request that we sent. Raises `GatewayMismatchError`."""
+    if call.is_streamed and offer.binding == "request":
+        raise GatewayMismatchError(
+            call.url, "it binds payments to the whole body: pass the content as bytes, not as a stream"
+        )
     if offer.request_hash != call.hash(offer):
         raise GatewayMismatchError(
             call.url, "its request hash is not that of our request: something between us rewrites requests"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from types import TracebackType
 from typing import Final, Self
 from urllib.request import getproxies
@@ -61,7 +62,7 @@ class Transport:
 
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
         """A request with everything httpx adds to it; its target and body are final."""
-        return self._http.build_request(method, url, **parts)  # type: ignore[arg-type]
+        return self._http.build_request(method, _parsed(url), **parts)  # type: ignore[arg-type]
 
     async def send(
         self,
@@ -123,6 +124,12 @@ class Transport:
         if isinstance(answer, Lost):
             raise GatewayUnreachableError(str(request.url), answer.detail)
         return answer
+
+
+@lru_cache(maxsize=512)
+def _parsed(url: str) -> httpx.URL:
+    # A tenth of a paid call, and agents call the same URLs over and over.
+    return httpx.URL(url)
 
 
 def describe(error: Exception) -> str:
