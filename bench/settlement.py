@@ -10,6 +10,7 @@ same again with 2 million old intents in the table shows what history costs. Med
 import argparse
 import asyncio
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -113,12 +114,11 @@ def main() -> None:
     data = Path(tempfile.mkdtemp(prefix="settlement-", dir=folder))
     data.chmod(0o755)
     with Bench(data, size) as bench:
-        first = bench.run()
-        say("first run, channels created", first)
-        young = [bench.run() for _ in range(runs)]
+        first = bench.run("channels are created")
+        young = [bench.run("afterwards") for _ in range(runs)]
         bench.add_history()
-        old = [bench.run() for _ in range(runs)]
-        cosigned = bench.run(cosign=True)
+        old = [bench.run("with history") for _ in range(runs)]
+        cosigned = bench.run("co-signed", cosign=True)
         bench.anchor()
         show(size, first, young, old, cosigned, bench)
 
@@ -156,10 +156,11 @@ class Bench:
         for process in reversed(self.processes):
             process.stop()
         self.services.erase()
+        shutil.rmtree(self.data, ignore_errors=True)
 
     # ---- what is measured
 
-    def run(self, *, cosign: bool = False) -> Measured:
+    def run(self, name: str, *, cosign: bool = False) -> Measured:
         """Deliver, settle, and check that everything is settled exactly."""
         from apps.payments.models import Settlement
 
@@ -175,13 +176,15 @@ class Bench:
         settle_s = time.perf_counter() - began
         self._check()
         new = Settlement.objects.exclude(kind="ANCHOR").order_by("id")[before:]
-        return Measured(
+        run = Measured(
             intake_s,
             settle_s,
             transactions=len(new),
             channels=sum(row.channel_count for row in new),
             lamports=paid_before - self._relayer_lamports(),
         )
+        say(name, run)
+        return run
 
     def add_history(self) -> None:
         """Old settled intents, as SQL: what they hold does not matter, how many there are does."""

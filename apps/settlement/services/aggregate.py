@@ -28,12 +28,12 @@ from machpay.chain.instructions import settle_aggregated
 
 log = structlog.get_logger(__name__)
 
-# 1,218 of 1,232 bytes with both compute-budget instructions.
+# 1,206 of 1,232 bytes with both compute-budget instructions.
 CHANNELS_MAX: Final = 16
 PROPOSALS_PER_RUN: Final = 200
 SENT_PER_RUN: Final = 200
-# Sixteen channels take 42,000 units.
-COMPUTE_UNIT_LIMIT: Final = 120_000
+# Sixteen channels take 7,000 units.
+COMPUTE_UNIT_LIMIT: Final = 20_000
 
 
 def propose_aggregations(policy: DuePolicy) -> int:

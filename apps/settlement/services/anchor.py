@@ -34,8 +34,8 @@ from machpay.chain.instructions import commit_batch as commit_instruction
 
 log = structlog.get_logger(__name__)
 
-# 14,000 are taken; deriving an unlucky address takes 1,500 more per bump.
-COMPUTE_UNIT_LIMIT: Final = 60_000
+# 5,000 are taken; deriving an unlucky address takes 1,500 more per bump.
+COMPUTE_UNIT_LIMIT: Final = 40_000
 
 
 def commit_batch(chain: ChainSession, *, now: datetime | None = None) -> int | None:

@@ -25,10 +25,12 @@ from machpay.chain.transactions import SignedTransaction
 log = structlog.get_logger(__name__)
 
 VENDORS_PER_RUN: Final = 100
-# 1,212 of 1,232 bytes with both compute-budget instructions and no lookup table.
-CHANNELS_WITHOUT_TABLE_MAX: Final = 20
-# Fifty-six channels take 110,000 units.
-COMPUTE_UNIT_LIMIT: Final = 200_000
+# 1,222 of 1,232 bytes with both compute-budget instructions and no lookup table.
+CHANNELS_WITHOUT_TABLE_MAX: Final = 24
+# A transaction locks at most 64 accounts, and the compute-budget program is one more than the instruction needs.
+CHANNELS_WITH_TABLE_MAX: Final = DISTRIBUTED_CHANNELS_MAX - 1
+# Fifty-five channels take 10,000 units.
+COMPUTE_UNIT_LIMIT: Final = 30_000
 # A payout account that cannot receive stays so for a while.
 AFTER_FAILURE: Final = timedelta(minutes=10)
 
@@ -63,7 +65,7 @@ def _sign(signing: Signing, owed: Owed, payout: Pubkey) -> tuple[SignedTransacti
     else:
         listed = set(table.addresses)
         in_table = [each for each in owed.channels if Pubkey.from_string(each[0]) in listed]
-        chosen = in_table[:DISTRIBUTED_CHANNELS_MAX]
+        chosen = in_table[:CHANNELS_WITH_TABLE_MAX]
     step = distribute(
         signing.network,
         vendor=Pubkey.from_string(owed.vendor),
