@@ -15,14 +15,16 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
+from solders.pubkey import Pubkey
 
-from machpay.chain.accounts import VendorAccount
+from machpay.chain.accounts import GatewayAccount, VendorAccount
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError, DecodeError
 from machpay.chain.tokens import TokenAccount
 from machpay_gateway.errors import LogError
 from machpay_gateway.log.segments import lock
 from machpay_gateway.settings import Settings
+from machpay_gateway.siblings.family import identities
 
 Level = Literal["ok", "warn", "fail"]
 TIMEOUT_S: Final = 5.0
@@ -167,18 +169,21 @@ async def _accounts(chain: ChainClient, settings: Settings) -> list[Finding]:
         detail = f"program {network.program_id} holds no bonds in token {network.mint}"
         return [Finding("program", "fail", detail)]
     findings = [Finding("program", "ok", f"{network.program_id}, token {network.mint}")]
-    gateway = await chain.gateway(settings.key.public)
-    if gateway is None:
-        detail = "this gateway is not registered on-chain, so its payments cannot be settled: machpay-gateway register"
-        return [*findings, Finding("registration", "fail", detail)]
-    if gateway.vendor != settings.vendor:
-        detail = f"registered for vendor {gateway.vendor}, gateway.vendor is {settings.vendor}"
-        return [*findings, Finding("registration", "fail", detail)]
-    if gateway.revoked:
-        return [*findings, Finding("registration", "fail", f"revoked; it served vendor {gateway.vendor}")]
-    findings.append(Finding("registration", "ok", f"registered for vendor {gateway.vendor}"))
-    vendor = await chain.vendor(gateway.vendor)
+    for key in identities(settings):
+        level, detail = _registration(await chain.gateway(key.public), settings.vendor)
+        findings.append(Finding("registration", level, f"{key.pubkey}: {detail}"))
+    vendor = await chain.vendor(settings.vendor)
     return findings if vendor is None else [*findings, await _payout(chain, settings, vendor)]
+
+
+def _registration(account: GatewayAccount | None, vendor: Pubkey) -> tuple[Level, str]:
+    if account is None:
+        return "fail", "not registered on-chain, so its payments cannot be settled: machpay-gateway register"
+    if account.vendor != vendor:
+        return "fail", f"registered for vendor {account.vendor}, gateway.vendor is {vendor}"
+    if account.revoked:
+        return "fail", "revoked on-chain"
+    return "ok", f"registered for vendor {vendor}"
 
 
 async def _payout(chain: ChainClient, settings: Settings, vendor: VendorAccount) -> Finding:

@@ -126,13 +126,15 @@ def add_init_command(commands: "Commands[argparse.ArgumentParser]") -> None:
     offer.add_argument(
         "--free", action="append", default=[], metavar='"METHOD /PATH"', help="a free route; can be repeated"
     )
-    offer.add_argument("--name", help="what the service is called")
-    offer.add_argument("--description", help="one sentence about it")
-    offer.add_argument("--category", action="append", default=[], metavar="WORD", help="can be repeated")
+    offer.add_argument("--name", metavar="TEXT", help="what the service is called")
+    offer.add_argument("--description", metavar="TEXT", help="one sentence about it")
+    offer.add_argument(
+        "--category", action="append", default=[], metavar="WORD", help="for search; can be repeated"
+    )
 
     place = command.add_argument_group("where it runs")
-    place.add_argument("--host", help="listen here; default 127.0.0.1")
-    place.add_argument("--port", type=port_argument, help="default 8402; 0 takes a free one")
+    place.add_argument("--host", metavar="HOST", help="listen here; default 127.0.0.1")
+    place.add_argument("--port", type=port_argument, metavar="PORT", help="default 8402; 0 takes a free one")
     place.add_argument("--public-url", metavar="URL", help="how clients reach it")
     place.add_argument(
         "--data-dir", metavar="DIR", help="the payment log; default data beside the configuration"

@@ -25,9 +25,12 @@ from LOG_LEVEL (INFO) up.
 def add_run_command(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add `run` to the parser."""
     command = add_command(commands, "run", run_gateway, help="serve until SIGTERM", about=_ABOUT)
-    command.add_argument("--host", help="listen here instead of gateway.host")
+    command.add_argument("--host", metavar="HOST", help="listen here instead of gateway.host")
     command.add_argument(
-        "--port", type=port_argument, help="listen here instead of gateway.port; 0 picks a free port"
+        "--port",
+        type=port_argument,
+        metavar="PORT",
+        help="listen here instead of gateway.port; 0 picks a free port",
     )
     workers_argument(command)
 

@@ -94,9 +94,14 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
         "--undelivered", action="store_true", help="only those that the relayer does not have"
     )
     choice.add_argument(
-        "--agent", action="append", default=[], type=pubkey_argument, metavar="PUBKEY", help="can be repeated"
+        "--agent",
+        action="append",
+        default=[],
+        type=pubkey_argument,
+        metavar="PUBKEY",
+        help="only this agent; can be repeated",
     )
-    choice.add_argument("--status", choices=("charged", "void"))
+    choice.add_argument("--status", choices=("charged", "void"), help="only payments with this outcome")
     choice.add_argument(
         "--since", type=_time, metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 24h, 7d"
     )
