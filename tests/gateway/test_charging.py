@@ -1,10 +1,12 @@
 """Charged only if served: statuses, failing and hanging upstreams, streams, clients that hang up."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from yarl import URL
 
@@ -221,6 +223,44 @@ async def test_a_streamed_upload_that_grows_too_large_pays_nothing(
     assert answer.status == 413
     assert answer.response.success is False
     assert await settled_as(net, intent.digest) == ("void", "0", 413)
+
+
+async def test_stopping_finishes_a_stream_and_hands_it_over(
+    gateway: RunningGateway, upstream: Upstream, net: NetworkStandIn
+) -> None:
+    payer = gateway.payer()
+    target = "/paid?mode=stream"
+    intent = payer.intent(target)
+    async with gateway.http.get(gateway.url + target, headers=payer.headers(intent)) as answer:
+        assert await answer.content.readany() == b"data: first\n\n"
+        stopping = asyncio.create_task(gateway.stop())
+        await asyncio.sleep(0.2)
+        assert not stopping.done()
+        upstream.release.set()
+        assert await answer.content.read() == b"data: second\n\n"
+    await stopping
+    assert net.items[intent.digest.hex()]["charged"] == "1000"
+
+
+async def test_a_stream_that_outlives_the_time_to_stop_keeps_its_charge(
+    gateway: RunningGateway, net: NetworkStandIn
+) -> None:
+    await gateway.stop()
+    quick = msgspec.structs.replace(gateway.settings.gateway, shutdown_s=1.0)
+    gateway.settings = dataclasses.replace(gateway.settings, gateway=quick)
+    await gateway.start()
+    payer = gateway.payer()
+    target = "/paid?mode=endless"
+    intent = payer.intent(target)
+    async with gateway.http.get(gateway.url + target, headers=payer.headers(intent)) as answer:
+        await answer.content.readany()
+        async with asyncio.timeout(30):
+            await gateway.stop()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.read()
+    assert intent.digest.hex() not in net.items
+    await gateway.start()
+    assert await settled_as(net, intent.digest) == ("charged", "1000", 200)
 
 
 async def test_stopping_finishes_what_is_in_flight(

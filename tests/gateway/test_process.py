@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.requests import request_hash
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, Payer, configuration
 from tests.gateway.network_standin import NetworkStandIn
@@ -170,6 +172,51 @@ async def test_killed_under_load_no_payment_is_lost_or_doubled(process: Process,
     assert {digest for digest, charged in stored.items() if charged} - set(served) <= cut_off
     # The gateway's numbers are consecutive and each arrived once.
     assert sorted(item["seq"] for item in net.items.values()) == list(range(1, len(net.items) + 1))
+
+
+async def test_calls_repeated_under_their_identifiers_through_kills_are_charged_once_each(
+    process: Process, net: NetworkStandIn
+) -> None:
+    payers = [Payer(KEY.public) for _ in range(6)]
+    answered: dict[str, int] = {}
+
+    async def call(payer: Payer, number: int) -> None:
+        """One call under one identifier, repeated with fresh payments until it is answered."""
+        target = f"/paid?call={payer.key.pubkey}-{number}"
+        for _ in range(100):
+            headers = payer.headers(payer.intent(target), identifier=f"call-{number:016d}")
+            try:
+                async with process.http.get(process.url + target, headers=headers) as answer:
+                    await answer.read()
+                    status = answer.status
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.1)
+                continue
+            if status in (200, 409):
+                answered[request_hash("GET", target).hex()] = status
+                return
+            assert status == 503, status
+        pytest.fail("never answered")
+
+    async def calls(payer: Payer) -> None:
+        for number in range(40):
+            await call(payer, number)
+
+    work = [asyncio.create_task(calls(payer)) for payer in payers]
+    for wanted in (50, 120, 190):
+        await eventually(partial(lambda count: len(answered) >= count, wanted), "calls are answered")
+        await process.end(signal.SIGKILL)
+        await process.start()
+    await asyncio.gather(*work)
+    assert await process.end(signal.SIGTERM) == 0
+    assert len(answered) == 6 * 40
+    charged = Counter(item["request_hash"] for item in net.items.values() if int(item["charged"]))
+    # Never twice, and for nothing only what the last instant before a kill left open.
+    assert set(charged.values()) == {1}
+    assert set(charged) <= set(answered)
+    assert len(set(answered) - set(charged)) <= 3 * len(payers)
+    # Who was told "paid before, the answer is gone" had paid.
+    assert {digest for digest, status in answered.items() if status == 409} <= set(charged)
 
 
 async def test_sigterm_ends_with_0_and_a_second_start_finds_everything(
