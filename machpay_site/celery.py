@@ -28,12 +28,19 @@ def _schedule() -> dict[str, dict[str, object]]:
         # A run that waited longer than its period is dropped: the next one does its work.
         return {"task": task, "schedule": seconds, "options": {"expires": max(seconds, 5.0)}}
 
+    custody = {
+        "pay-payouts": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.pay_payouts"),
+        "sync-deposits": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_deposits"),
+    }
     return {
+        # Without its key a network keeps nobody's money.
+        **(custody if settings.CUSTODY_KEYPAIR else {}),
         "settle-channels": every(settings.SETTLE_INTERVAL_S, "settlement.settle"),
         "follow-transactions": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.follow"),
         "sync-chain": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.sync_chain"),
         "look-for-fraud": every(settings.FRAUD_INTERVAL_S, "settlement.look_for_fraud"),
         "watch-solvency": every(settings.SETTLE_INTERVAL_S, "settlement.watch_solvency"),
+        "watch-confirmed": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.watch_confirmed"),
         "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
         "commit-batch": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.commit_batch"),
         "reconcile": {
@@ -42,6 +49,8 @@ def _schedule() -> dict[str, dict[str, object]]:
             "options": {"expires": 3600.0},
         },
         "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
+        "free-lapsed-leases": every(10.0, "payments.free_lapsed_leases"),
+        "forget-changes": every(3600.0, "payments.forget_changes"),
         "publish-stats": every(1.0, "console.publish_stats"),
         "expire-holds": every(10.0, "ledger.expire_holds"),
         "ensure-partitions": every(3600.0, "core.ensure_partitions"),

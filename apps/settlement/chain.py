@@ -65,14 +65,23 @@ def connect() -> Iterator[ChainSession]:
 
 def relayer_keypair() -> Keypair:
     """The key that signs settlements, from the file `RELAYER_KEYPAIR` names. Raises `SettlementPaused`."""
-    if not settings.RELAYER_KEYPAIR:
-        raise SettlementPaused("RELAYER_KEYPAIR is not set")
+    return _keypair("RELAYER_KEYPAIR")
+
+
+def custody_keypair() -> Keypair:
+    """The key that owns the custodial wallet and pays its fees, from the file `CUSTODY_KEYPAIR` names. Raises
+    `SettlementPaused`."""
+    return _keypair("CUSTODY_KEYPAIR")
+
+
+def _keypair(setting: str) -> Keypair:
+    path = getattr(settings, setting)
+    if not path:
+        raise SettlementPaused(f"{setting} is not set")
     try:
-        return SigningKey.load(settings.RELAYER_KEYPAIR).keypair()
+        return SigningKey.load(path).keypair()
     except (OSError, ProtocolError) as error:
-        raise SettlementPaused(
-            f"RELAYER_KEYPAIR ({settings.RELAYER_KEYPAIR}) cannot be used: {error}"
-        ) from error
+        raise SettlementPaused(f"{setting} ({path}) cannot be used: {error}") from error
 
 
 def _key(setting: str) -> Pubkey:

@@ -14,13 +14,16 @@ from django.db import InterfaceError, OperationalError
 from apps.core.errors import DomainError
 from apps.settlement import chain
 from apps.settlement.services.anchor import commit_batch
+from apps.settlement.services.custody import sync_deposits
 from apps.settlement.services.follow import follow
 from apps.settlement.services.fraud import look_for_fraud
+from apps.settlement.services.payouts import follow_payouts, pay_payouts
 from apps.settlement.services.reconcile import reconcile
 from apps.settlement.services.settle import settle
 from apps.settlement.services.solvency import watch_solvency
 from apps.settlement.services.sync import sync_chain
 from apps.settlement.services.tables import extend_tables
+from apps.settlement.services.watch import watch_confirmed
 from machpay.chain.errors import ChainError
 
 log = structlog.get_logger(__name__)
@@ -68,10 +71,39 @@ def suspend_and_reverse() -> None:
     _run("settlement.watch_solvency", lambda _chain: watch_solvency())
 
 
+@shared_task(name="settlement.watch_confirmed")  # type: ignore[untyped-decorator, unused-ignore]
+def watch_bonds() -> None:
+    """Revoke leases of agents whose bonds are about to shrink, before that is final."""
+    _run("settlement.watch_confirmed", watch_confirmed)
+
+
 @shared_task(name="settlement.extend_tables")  # type: ignore[untyped-decorator, unused-ignore]
 def extend_lookup_tables() -> None:
     """Put channels that pay into lookup tables."""
     _run("settlement.extend_tables", extend_tables)
+
+
+@shared_task(name="settlement.settle_vendor")  # type: ignore[untyped-decorator, unused-ignore]
+def settle_vendor(vendor: str) -> None:
+    """Settle everything that one vendor has earned, however little: it wants to withdraw."""
+    _run("settlement.settle_vendor", lambda session: settle(session, vendor=vendor, everything=True))
+
+
+@shared_task(name="settlement.pay_payouts")  # type: ignore[untyped-decorator, unused-ignore]
+def carry_out_payouts() -> None:
+    """Follow the payouts that were sent, then send those that were asked for."""
+
+    def follow_and_pay(session: chain.ChainSession) -> None:
+        follow_payouts(session)
+        pay_payouts(session)
+
+    _run("settlement.pay_payouts", follow_and_pay)
+
+
+@shared_task(name="settlement.sync_deposits")  # type: ignore[untyped-decorator, unused-ignore]
+def credit_deposits() -> None:
+    """Credit what came into the custodial wallet and is final."""
+    _run("settlement.sync_deposits", sync_deposits)
 
 
 @shared_task(name="settlement.reconcile")  # type: ignore[untyped-decorator, unused-ignore]
