@@ -75,7 +75,7 @@ def totals() -> Totals:
 
 
 def recent_settlements(limit: int) -> list[SettlementLine]:
-    """The newest transactions, newest first."""
+    """The newest transactions that pay a vendor, newest first."""
     return [
         SettlementLine(
             signature=settlement.signature,
@@ -87,7 +87,9 @@ def recent_settlements(limit: int) -> list[SettlementLine]:
             else settlement.paid_atomic,
             time=settlement.created_at,
         )
-        for settlement in Settlement.objects.order_by("-id").defer("raw_transaction")[:limit]
+        for settlement in Settlement.objects.exclude(vendor="")
+        .order_by("-id")
+        .defer("raw_transaction")[:limit]
     ]
 
 

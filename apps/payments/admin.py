@@ -1,4 +1,4 @@
-"""Gateways, agents, channels, settlements and equivocations in the admin. Read-only: services write them.
+"""Gateways, agents, channels, settlements, batches and equivocations in the admin. Read-only: services write them.
 
 Intents have a composite key, which the admin cannot register: a channel's page shows its latest ones.
 """
@@ -11,6 +11,9 @@ from apps.core.admin import ReadOnlyAdmin, ReadOnlyInline, usdc
 from apps.core.money import format_usdc
 from apps.payments.models import (
     AgentMirror,
+    Aggregation,
+    AggregationItem,
+    Batch,
     Channel,
     Equivocation,
     Gateway,
@@ -102,6 +105,7 @@ class SettlementItemInline(ReadOnlyInline):
 class SettlementAdmin(ReadOnlyAdmin):
     list_display = (
         "id",
+        "kind",
         "state",
         "vendor",
         "channel_count",
@@ -111,13 +115,61 @@ class SettlementAdmin(ReadOnlyAdmin):
         "created_at",
         "signature",
     )
-    list_filter = ("state",)
+    list_filter = ("kind", "state")
     search_fields = ("=signature", "=vendor")
     ordering = ("-id",)
     inlines = (SettlementItemInline,)
     exclude = ("raw_transaction",)
     planned = usdc("planned_atomic", "planned")
     paid = usdc("paid_atomic", "paid")
+
+
+class AggregationItemInline(ReadOnlyInline):
+    model = AggregationItem
+    exclude = ("cumulative_atomic", "settled_before_atomic", "voucher_atomic", "context", "signature")
+    readonly_fields = ("cumulative", "before", "voucher")
+    cumulative = usdc("cumulative_atomic", "settle up to")
+    before = usdc("settled_before_atomic", "settled before")
+    voucher = usdc("voucher_atomic", "authorised")
+
+
+@admin.register(Aggregation)
+class AggregationAdmin(ReadOnlyAdmin):
+    list_display = ("id", "state", "agent", "amount", "created_at", "expires_at", "settlement")
+    list_filter = ("state",)
+    search_fields = ("=agent__agent",)
+    ordering = ("-created_at",)
+    inlines = (AggregationItemInline,)
+    exclude = ("signature",)
+    amount = usdc("amount_atomic", "amount")
+
+
+@admin.register(Batch)
+class BatchAdmin(ReadOnlyAdmin):
+    list_display = (
+        "sequence",
+        "state",
+        "leaf_count",
+        "total",
+        "attempts",
+        "cut_at",
+        "committed_at",
+        "signature",
+    )
+    list_filter = ("state",)
+    search_fields = ("=signature", "=sequence")
+    ordering = ("-sequence",)
+    exclude = ("page_roots", "root", "head", "previous_head")
+    readonly_fields = ("root_hex", "head_hex")
+    total = usdc("total_atomic", "charged")
+
+    @admin.display(description="root")
+    def root_hex(self, batch: Batch) -> str:
+        return bytes(batch.root).hex()
+
+    @admin.display(description="head")
+    def head_hex(self, batch: Batch) -> str:
+        return bytes(batch.head).hex()
 
 
 @admin.register(Equivocation)

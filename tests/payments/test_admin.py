@@ -14,6 +14,7 @@ from apps.ledger.services import reserve
 from apps.ledger.types import Hold
 from apps.payments.models import (
     AgentMirror,
+    Aggregation,
     Case,
     ChainEvent,
     Channel,
@@ -24,6 +25,7 @@ from apps.payments.models import (
 )
 from apps.payments.selectors.due import DuePolicy
 from apps.payments.services import chain_index
+from apps.payments.services.batches import cut_batch
 from apps.payments.services.chain_index import ReadTransaction
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.settlements import claim_due_channels, store_settlement
@@ -55,6 +57,8 @@ def populated(payer):
     complained = {"agent": channel.agent, "gateway": channel.gateway, "kind": "DENIED", "verdict": "NOTED"}
     Complaint.objects.create(**complained, digest=payment.intent.digest, evidence={})
     Reversal.objects.create(channel=channel, amount_atomic=1, settled_atomic=0, intents=0)
+    cut_batch(sequence=0, previous_head=bytes(32), leaves_max=10)
+    Aggregation.objects.create(agent_id=channel.agent_id, amount_atomic=1, expires_at=timezone.now())
     hold = Hold("a hold", chart.bond(payer.agent.pubkey, MINT), 1, timezone.now() + timedelta(minutes=1))
     reserve([hold])
     return payment
@@ -74,6 +78,8 @@ def test_the_expected_pages_exist():
     assert sorted(model.__name__ for model in models()) == [
         "Account",
         "AgentMirror",
+        "Aggregation",
+        "Batch",
         "Case",
         "ChainEvent",
         "ChainTransaction",
