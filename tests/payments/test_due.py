@@ -1,7 +1,8 @@
 """What is worth a transaction, and what cannot wait."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -30,16 +31,15 @@ def pair(bound) -> list[Payer]:
     return payers
 
 
-def due(policy: DuePolicy, **options: object) -> list[str]:
-    now = options.get("now") or timezone.now()
-    return sorted(due_channels(policy, now=now).values_list("address", flat=True))
+def due(policy: DuePolicy, *, now: datetime | None = None) -> list[str]:
+    return sorted(due_channels(policy, now=now or timezone.now()).values_list("address", flat=True))
 
 
 def both(pair: list[Payer]) -> list[str]:
     return sorted(str(payer.channel) for payer in pair)
 
 
-def chain_says(pair: list[Payer], slot: int = 2, **account: int) -> None:
+def chain_says(pair: list[Payer], slot: int = 2, **account: Any) -> None:
     apply_chain_snapshot(chain_state(slot, [agent_account(pair[0].agent.public, deposited=1000, **account)]))
 
 
