@@ -8,7 +8,12 @@ import pytest
 from aiohttp import web
 
 from machpay.client import telemetry
-from machpay.client.errors import PriceTooHighError
+from machpay.client.errors import (
+    GatewayUnreachableError,
+    PaymentRefusedError,
+    PriceTooHighError,
+    UnresolvedPaymentError,
+)
 from machpay.client.telemetry import MAX_VENDORS, MAX_WAITING, p99
 from machpay.protocol.signed_requests import verify_request
 from tests.gateway.conftest import eventually
@@ -132,3 +137,17 @@ def test_the_99th_percentile_is_a_sample():
     assert p99(deque()) is None
     assert p99(deque([7.0])) == 7.0
     assert p99(deque(float(number) for number in range(1, 201))) == 198.0
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (GatewayUnreachableError("http://h", "ConnectTimeout: no connection"), "timeout"),
+        (GatewayUnreachableError("http://Timeout", "ConnectError: refused"), "GatewayUnreachableError"),
+        (UnresolvedPaymentError("u", digest=b"", deadline=0, detail="ReadTimeout: no answer"), "timeout"),
+        (PaymentRefusedError("insufficient_bond", gateway="g", digest=b"", attempts=1), "insufficient_bond"),
+        (PaymentRefusedError("cumulative_too_low", gateway="g", digest=b"", attempts=16), "402_loop_failed"),
+    ],
+)
+def test_failures_have_the_names_that_receivers_know(error, name):
+    assert telemetry.error_name(error) == name

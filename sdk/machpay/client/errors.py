@@ -55,6 +55,7 @@ class GatewayUnreachableError(ClientError):
     def __init__(self, url: str, detail: str) -> None:
         super().__init__(f"{url}: {detail}")
         self.url = url
+        self.detail = detail
 
 
 class GatewayMismatchError(ClientError):
@@ -193,6 +194,7 @@ class UnresolvedPaymentError(ClientError):
         self.url = url
         self.digest = digest
         self.deadline = deadline
+        self.detail = detail
 
 
 class ResponseLostError(ClientError):

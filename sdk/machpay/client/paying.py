@@ -34,7 +34,7 @@ from machpay.client.orders import Order, Refusal, may_retry, place
 from machpay.client.payments import PaidResponse
 from machpay.client.spending import Spending
 from machpay.client.streams import hand_on_free
-from machpay.client.telemetry import Telemetry
+from machpay.client.telemetry import Telemetry, error_name
 from machpay.client.terms import (
     MAX_CACHED_ROUTES,
     Call,
@@ -168,7 +168,7 @@ class Payer:
             response = await self._ask_and_pay(purchase)
         except ClientError as error:
             charged = error.charged if isinstance(error, ResponseLostError) else 0
-            self._tell(purchase, began, charged, getattr(error, "code", type(error).__name__))
+            self._tell(purchase, began, charged, error_name(error))
             raise
         self._tell(
             purchase, began, response.charged, f"http_{response.status_code}" if response.is_error else None

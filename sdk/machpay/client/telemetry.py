@@ -18,7 +18,12 @@ from machpay.chain.errors import ChainError
 from machpay.chain.tokens import associated_token_address
 from machpay.client.balance import BalanceWatch
 from machpay.client.config import MachPayConfig
-from machpay.client.errors import GatewayUnreachableError
+from machpay.client.errors import (
+    ClientError,
+    GatewayUnreachableError,
+    PaymentRefusedError,
+    UnresolvedPaymentError,
+)
 from machpay.client.transport import Transport
 from machpay.protocol.encoding import to_rfc3339
 from machpay.protocol.events import BATCH_CONTENT_TYPE, SDK_TELEMETRY, CloudEvent, encode_batch
@@ -56,6 +61,15 @@ class Interactions:
             "errors": dict(self.errors),
             "spend_atomic": self.spend_atomic,
         }
+
+
+def error_name(error: ClientError) -> str:
+    """What a failed call is counted as: the gateway's code, or our own word."""
+    if isinstance(error, PaymentRefusedError):
+        return error.code if error.attempts == 1 else "402_loop_failed"
+    if isinstance(error, GatewayUnreachableError | UnresolvedPaymentError) and "Timeout" in error.detail:
+        return "timeout"
+    return type(error).__name__
 
 
 def p99(samples: deque[float]) -> float | None:
