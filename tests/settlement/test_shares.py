@@ -16,6 +16,15 @@ def test_what_was_leased_comes_first_and_the_rest_is_shared() -> None:
     assert fair_shares(0, dues) == {"a": 0, "b": 0, "c": 0}
 
 
+def test_what_is_leased_and_not_charged_yet_is_kept_from_charges_without_a_lease() -> None:
+    dues = [Due("a", 600, leased_atomic=400), Due("b", 300)]
+    assert fair_shares(1_000, dues, unused_leases=100) == {"a": 600, "b": 300}
+    # 400 leased, then 150 over 200 and 300.
+    assert fair_shares(1_000, dues, unused_leases=450) == {"a": 460, "b": 90}
+    assert fair_shares(1_000, dues, unused_leases=600) == {"a": 400, "b": 0}
+    assert fair_shares(300, dues, unused_leases=600) == {"a": 300, "b": 0}
+
+
 def test_units_that_do_not_divide_go_to_the_largest_remainders() -> None:
     assert pro_rata(10, {"a": 1, "b": 1, "c": 1_000}) == {"a": 0, "b": 0, "c": 10}
     assert pro_rata(2, {"a": 1, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 0}

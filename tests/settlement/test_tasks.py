@@ -12,10 +12,13 @@ from apps.payments.services import network as binding
 from apps.settlement.tasks import (
     anchor_payments,
     extend_lookup_tables,
+    find_fraud,
     follow_transactions,
     mirror_chain,
     reconcile_with_chain,
     settle_channels,
+    suspend_and_reverse,
+    watch_bonds,
 )
 from devnet.offers import LEXICON
 from devnet.services.ports import free_port
@@ -32,6 +35,9 @@ TASKS = {
     "settlement.sync_chain": mirror_chain,
     "settlement.extend_tables": extend_lookup_tables,
     "settlement.reconcile": reconcile_with_chain,
+    "settlement.look_for_fraud": find_fraud,
+    "settlement.watch_confirmed": watch_bonds,
+    "settlement.watch_solvency": suspend_and_reverse,
 }
 
 

@@ -100,6 +100,21 @@ def with_leases(dues: Iterable[Due]) -> list[Due]:
     ]
 
 
+_UNUSED: Final = """
+SELECT l.agent, sum(greatest(l.up_to_atomic - greatest(c.charged_total_atomic, c.settled_atomic), 0))
+FROM payments_lease l JOIN payments_channel c ON c.address = l.channel
+WHERE l.agent = ANY(%s) AND l.state = 'LIVE'
+GROUP BY l.agent
+"""
+
+
+def unused_leases(agents: Iterable[str]) -> dict[str, int]:
+    """What is leased of these agents' bonds and not charged yet, as far as anything is."""
+    with connection.cursor() as cursor:
+        cursor.execute(_UNUSED, [sorted(set(agents))])
+        return {agent: int(amount) for agent, amount in cursor.fetchall()}
+
+
 def _overlap(ranges: Iterable[tuple[int, int]], start: int, end: int) -> int:
     """How much of start..end the ranges, sorted by their starts, cover; where they overlap it counts once."""
     total, reached = 0, start

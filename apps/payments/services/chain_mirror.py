@@ -15,8 +15,9 @@ from django.utils import timezone
 from apps.ledger.services import post
 from apps.payments.locks import lock_agents, lock_cursor
 from apps.payments.models import Channel, VendorMirror
-from apps.payments.services import chain_index, changes, claims, gateways
+from apps.payments.services import alarms, chain_index, changes, claims, gateways
 from apps.payments.services.chain_postings import PostedBefore
+from apps.payments.services.config import remember_config
 from apps.payments.services.mirror_agents import (
     changed_agents,
     follow_deposits,
@@ -81,10 +82,17 @@ def apply_chain_snapshot(snapshot: Snapshot, *, part: Part | None = None) -> App
         agents = {str(agent): account for agent, account in snapshot.agents.items()}
         channels = {str(address): account for address, account in snapshot.channels.items()}
         gateways.remember(snapshot.gateways.values())
+        if snapshot.bond is not None:
+            remember_config(snapshot.bond, snapshot.slot)
         _remember_vendors(snapshot)
         changed = changed_agents(agents, whole=whole)
         moved, missing = changed_channels(channels, whole=whole)
-        rows = lock_agents(changed | {str(channels[address].agent) for address in missing})
+        rows = lock_agents(changed | {str(channels[address].agent) for address in moved | missing})
+        alarms.sound(
+            snapshot.slot,
+            {agent: agents[agent] for agent in changed},
+            {address: channels[address] for address in moved},
+        )
         mirror_agents(snapshot.slot, [agents[agent] for agent in changed])
         before = PostedBefore.read(mint, None if whole else agents)
         # The order in which the chain must have done it: nothing is deposited or withdrawn after a slash, and
@@ -126,7 +134,9 @@ def refresh_agent(slot: int, account: AgentAccount) -> None:
     next snapshot. The ledger is left to `apply_chain_snapshot`."""
     with transaction.atomic():
         lock_agents([str(account.agent)])
+        alarms.sound(slot, {str(account.agent): account}, {})
         mirror_agents(slot, [account])
+        changes.note([str(account.agent)])
 
 
 def _remember_vendors(snapshot: Snapshot) -> None:

@@ -4,18 +4,21 @@ reading what is due."""
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from apps.payments.selectors.solvency import Due, dues_of, with_leases
+from apps.payments.selectors.solvency import Due, dues_of, unused_leases, with_leases
 from apps.payments.services.settlements import DueChannel
 
 
 def within_bonds(claimed: Sequence[DueChannel], available: Mapping[str, int]) -> list[DueChannel]:
-    """The claimed channels with `up_to` lowered to their share, where an agent's bond (`available`) is less than all
-    its channels could be paid. Channels whose share is nothing are left out."""
+    """The claimed channels with `up_to` lowered to their share, where an agent's bond (`available`), less what is
+    leased and not charged yet, is less than all its channels could be paid. Channels whose share is nothing are left
+    out."""
     dues = dues_of(channel.agent for channel in claimed)
+    unused = unused_leases(dues)
     shares: dict[str, int] = {}
     for agent, owed in dues.items():
-        if sum(due.amount_atomic for due in owed) > available.get(agent, 0):
-            shares |= fair_shares(max(available.get(agent, 0), 0), with_leases(owed))
+        held, leased = max(available.get(agent, 0), 0), unused.get(agent, 0)
+        if sum(due.amount_atomic for due in owed) > held - leased:
+            shares |= fair_shares(held, with_leases(owed), unused_leases=leased)
     lowered = []
     for channel in claimed:
         share = shares.get(channel.address, channel.payable_atomic)
@@ -26,12 +29,16 @@ def within_bonds(claimed: Sequence[DueChannel], available: Mapping[str, int]) ->
     return lowered
 
 
-def fair_shares(available: int, dues: Sequence[Due]) -> dict[str, int]:
-    """What each channel gets of `available`: never more than is due, and all of it if that suffices."""
+def fair_shares(available: int, dues: Sequence[Due], *, unused_leases: int = 0) -> dict[str, int]:
+    """What each channel gets of `available`: never more than is due, and all of it if that suffices.
+
+    What was charged beyond leases is paid from what neither charged nor `unused_leases` need: a gateway that charges
+    without a lease could otherwise empty the bond that others rely on.
+    """
     leased = {due.channel: due.leased_atomic for due in dues}
     first = pro_rata(available, leased)
     rest = {due.channel: due.amount_atomic - due.leased_atomic for due in dues}
-    second = pro_rata(available - sum(first.values()), rest)
+    second = pro_rata(max(available - sum(first.values()) - unused_leases, 0), rest)
     return {channel: first[channel] + second[channel] for channel in leased}
 
 
