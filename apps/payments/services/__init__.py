@@ -7,6 +7,8 @@ enforcement    status, limits, kill switches, network rules and alarms, each wit
 changes        entries of the change stream
 intake         storing resolved payments
 recovery       storing resolved payments from a file instead of from the gateway
+alarms         noticing in finalised state that bonds are about to shrink
+config         the chain configuration that leases depend on
 chain_mirror   following finalised chain state, ledger included
 settlements    settlement transactions as rows: claim, store, transitions
 lookup_tables  the registry of address lookup tables
