@@ -28,6 +28,8 @@ def amount_of(*, amount: str | int | Decimal | None = None, amount_atomic: int |
     """Atomic units from what a request says: a USDC decimal or atomic units, one of them. Raises `InvalidAmount`."""
     if (amount is None) == (amount_atomic is None):
         raise InvalidAmount("give amount (USDC) or amount_atomic, one of them")
+    if isinstance(amount, float):
+        raise InvalidAmount("an amount is never a binary fraction; have JSON numbers parsed as Decimal")
     atomic = parse_usdc(amount) if amount is not None else amount_atomic
     if not isinstance(atomic, int) or isinstance(atomic, bool) or atomic <= 0:
         raise InvalidAmount("an amount is more than nothing")
