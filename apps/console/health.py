@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from apps.console.money_metrics import MONEY
 from apps.core.redis import sync_redis
 from apps.telemetry.live.hub import process_hub
 
@@ -53,7 +54,6 @@ def _live() -> dict[str, str]:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything in prometheus_client's default registry."""
-    return HttpResponse(
-        prometheus_client.generate_latest(), content_type=prometheus_client.CONTENT_TYPE_LATEST
-    )
+    """Everything in prometheus_client's default registry, and money at rest."""
+    body = prometheus_client.generate_latest() + prometheus_client.generate_latest(MONEY)
+    return HttpResponse(body, content_type=prometheus_client.CONTENT_TYPE_LATEST)

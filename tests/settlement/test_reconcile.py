@@ -10,9 +10,12 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from structlog.testing import capture_logs
 
+from apps.core.live import channel as live_channel
+from apps.core.redis import sync_redis
 from apps.ledger import chart
 from apps.ledger.services import post
 from apps.ledger.types import Transfer
+from apps.payments import models
 from apps.settlement.services.reconcile import reconcile
 from apps.settlement.tasks import reconcile_with_chain
 from devnet.offers import LEXICON
@@ -50,7 +53,8 @@ def test_equal_books_are_found_equal_term_by_term(recon: Recon) -> None:
     assert code == 0
     assert (found["ok"], found["differences"], found["trial_balance_atomic"]) == (True, [], 0)
     terms = {term["name"]: (term["chain_atomic"], term["ledger_atomic"]) for term in found["terms"]}
-    assert set(terms) == {"bond", "forfeited", "withdrawn", "swept", "owed", "settled", "deposits"}
+    on_chain = {"bond", "forfeited", "withdrawn", "swept", "owed", "settled", "deposits"}
+    assert set(terms) == on_chain | {"spent_unsettled", "unsettled", "uncollected"}
     assert all(chain == ledger for chain, ledger in terms.values())
     # The deposit was final and in no snapshot yet: reconciling took it over first.
     assert recon.bond(payer.agent) == BOND - 4_000 + 1_000_000
@@ -195,3 +199,55 @@ def test_a_chain_that_is_away_is_neither_equal_nor_different(recon: Recon, setti
     with pytest.raises(CommandError) as refused:
         call_command("reconcile")
     assert refused.value.returncode == 2
+
+
+def test_a_mismatch_is_kept_told_to_staff_and_seen_by_prometheus(
+    recon: Recon, django_user_model, client
+) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    staff = django_user_model.objects.create_user(username="ops", password="pw", is_staff=True)
+    with sync_redis().pubsub() as pubsub:
+        pubsub.subscribe(live_channel(f"user:{staff.pk}"))
+        assert pubsub.get_message(timeout=5) is not None
+        assert recon.run(reconcile).ok
+        assert "machpay_reconciliation_equal 1.0" in client.get("/metrics").text
+
+        bond, spent = (
+            chart.bond(payer.agent.pubkey, recon.mint),
+            chart.spent_unsettled(payer.agent.pubkey, recon.mint),
+        )
+        post_by_hand(
+            Transfer.move("by hand", chart.TransferKind.SETTLE, debit=bond, credit=spent, amount_atomic=7)
+        )
+        found = recon.run(reconcile)
+
+        message = pubsub.get_message(timeout=5)
+    assert [(line.term, line.chain_atomic - line.ledger_atomic) for line in found.differences] == [
+        ("bond", 7),
+        ("spent_unsettled", -7),
+    ]
+    assert message is not None
+    told = json.loads(message["data"])
+    assert (told["event"], told["data"]["type"], told["data"]["differences"]) == (
+        "alert",
+        "reconciliation_mismatch",
+        2,
+    )
+    kept = models.Reconciliation.objects.order_by("-id")[0]
+    assert (kept.equal, [each["owner"] for each in kept.differences]) == (False, [payer.agent.pubkey] * 2)
+    assert "machpay_reconciliation_equal 0.0" in client.get("/metrics").text
+
+
+def test_every_part_of_every_term_is_listed_on_demand(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(4_000))
+    out = StringIO()
+
+    call_command("reconcile", "--json", "--lines", stdout=out)
+
+    lines = {
+        (each["term"], each["owner"]): each["ledger_atomic"] for each in json.loads(out.getvalue())["lines"]
+    }
+    assert lines["bond", payer.agent.pubkey] == BOND
+    assert lines["spent_unsettled", payer.agent.pubkey] == -4_000
+    assert lines["unsettled", str(payer.vendor)] == 4_000

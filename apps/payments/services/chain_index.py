@@ -196,7 +196,9 @@ def _rows(read: ReadTransaction) -> list[ChainEvent]:
 
 def _plain(event: Any) -> dict[str, Any]:
     """An event's fields as JSON holds them."""
-    return {name: _value(getattr(event, name), kind) for name, kind in program_events.fields(type(event))}
+    # mypy takes a class whose instances may not be hashed for one that cannot be either.
+    described = program_events.fields(type(event))  # type: ignore[arg-type]
+    return {name: _value(getattr(event, name), type_) for name, type_ in described}
 
 
 def _value(value: Any, kind: str | type) -> Any:
