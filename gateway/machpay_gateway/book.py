@@ -20,6 +20,7 @@ from machpay_gateway.log.records import (
     Nonces,
     Outcome,
     Record,
+    Sent,
 )
 from machpay_gateway.replay import ReplayGuard
 
@@ -34,16 +35,18 @@ class Channel:
     """
 
     __slots__ = (
+        "_raised_by",
+        "_receipt",
+        "_shown_by",
+        "_voucher",
         "address",
         "agent",
         "agent_text",
         "highest",
         "last_seq",
         "open",
-        "receipt",
         "reserved",
         "served",
-        "voucher",
     )
 
     def __init__(self, agent: Pubkey, address: Pubkey) -> None:
@@ -51,17 +54,81 @@ class Channel:
         self.agent_text = str(agent)
         self.address = address
         self.highest = 0
-        self.voucher: Voucher | None = None
         self.served = 0
         self.reserved = 0
-        self.receipt: SignedReceipt | None = None
         self.open = 0
         self.last_seq = 0
+        # Proofs are asked for now and then and replaced by every payment, so they are built when they are asked for.
+        self._voucher: Voucher | None = None
+        self._raised_by: Accept | None = None
+        self._receipt: SignedReceipt | None = None
+        self._shown_by: tuple[bytes, Outcome] | None = None
 
     @property
     def committed(self) -> int:
         """served + reserved: what a new payment's cumulative has to cover besides its own price."""
         return self.served + self.reserved
+
+    @property
+    def voucher(self) -> Voucher | None:
+        """The proof of `highest`, None when the chain's watermark is the proof."""
+        accept = self._raised_by
+        if accept is not None:
+            self._voucher, self._raised_by = _intent(accept, self.address).voucher(accept.signature), None
+        return self._voucher
+
+    @property
+    def receipt(self) -> SignedReceipt | None:
+        """The one that shows the most service: it is what a client may reduce its exposure by."""
+        if self._shown_by is not None:
+            self._receipt, self._shown_by = receipt_of(*self._shown_by), None
+        return self._receipt
+
+    def raise_by(self, accept: Accept) -> None:
+        """Take the total of an accepted payment as the highest, if it is."""
+        if accept.cumulative > self.highest:
+            self.highest, self._raised_by = accept.cumulative, accept
+
+    def raise_to(self, highest: int, voucher: Voucher | None) -> None:
+        """Take a total that relayer or chain know of as the highest, if it is."""
+        if highest > self.highest:
+            self.highest, self._voucher, self._raised_by = highest, voucher, None
+
+    def show(self, digest: bytes, outcome: Outcome) -> None:
+        """Keep the receipt of an outcome, unless an earlier one shows more service."""
+        if self._shown_by is not None:
+            shown = self._shown_by[1].served_total
+        else:
+            shown = -1 if self._receipt is None else self._receipt.receipt.served_total
+        if outcome.served_total >= shown:
+            self._shown_by = (digest, outcome)
+
+    def show_again(self, receipt: SignedReceipt) -> None:
+        """Keep a receipt as it was."""
+        self._receipt, self._shown_by = receipt, None
+
+
+def receipt_of(digest: bytes, outcome: Outcome) -> SignedReceipt:
+    """The receipt that an outcome record of the payment `digest` stands for."""
+    unsigned = Receipt(
+        digest=digest,
+        http_status=outcome.http_status,
+        charged=outcome.charged,
+        served_total=outcome.served_total,
+        time=outcome.time,
+    )
+    return SignedReceipt(unsigned, outcome.receipt_signature)
+
+
+def _intent(accept: Accept, channel: Pubkey) -> PaymentIntent:
+    return PaymentIntent(
+        channel=channel,
+        cumulative=accept.cumulative,
+        nonce=accept.nonce,
+        amount=accept.amount,
+        deadline=accept.deadline,
+        request_hash=accept.request_hash,
+    )
 
 
 class Book:
@@ -106,14 +173,7 @@ class Book:
 
     def intent(self, accept: Accept) -> PaymentIntent:
         """The signed intent of an accept record."""
-        return PaymentIntent(
-            channel=self._network.channel(accept.agent, self._gateway),
-            cumulative=accept.cumulative,
-            nonce=accept.nonce,
-            amount=accept.amount,
-            deadline=accept.deadline,
-            request_hash=accept.request_hash,
-        )
+        return _intent(accept, self._network.channel(accept.agent, self._gateway))
 
     def digest(self, payment: OpenPayment) -> bytes:
         """The payment's id."""
@@ -123,24 +183,31 @@ class Book:
 
     def receipt(self, payment: OpenPayment, outcome: Outcome) -> SignedReceipt:
         """The receipt that an outcome record stands for."""
-        unsigned = Receipt(
-            digest=self.digest(payment),
-            http_status=outcome.http_status,
-            charged=outcome.charged,
-            served_total=outcome.served_total,
-            time=outcome.time,
-        )
-        return SignedReceipt(unsigned, outcome.receipt_signature)
+        return receipt_of(self.digest(payment), outcome)
 
     def apply(self, record: Record) -> OpenPayment | None:
         """Take one record in; the payment it completed, if it did."""
+        # The frequent kinds first: this is in the way of every payment.
+        if isinstance(record, Accept):
+            self._accept(record)
+        elif isinstance(record, Outcome):
+            self._outcome(record)
+        elif not isinstance(record, Sent):
+            self._apply_rare(record)
+        payment = self.join.apply(record)
+        if payment is not None:
+            self.completed += 1
+            channel = self.channel(payment.accept.agent)
+            channel.open -= 1
+            channel.last_seq = self.completed
+            if payment.identifier is not None and payment.outcome is not None:
+                self.bindings.complete(payment.accept.agent, payment.identifier, payment.outcome)
+        return payment
+
+    def _apply_rare(self, record: Record) -> None:
         match record:
-            case Accept():
-                self._accept(record)
             case Identified():
                 self._identify(record)
-            case Outcome():
-                self._outcome(record)
             case ChannelTotals():
                 self._raise(record)
             case Nonces(deadlines):
@@ -155,21 +222,10 @@ class Book:
                 self.completed = record.completed
                 self.delivered = record.delivered
                 self.guard.floor = record.guard_floor
-        payment = self.join.apply(record)
-        if payment is not None:
-            self.completed += 1
-            channel = self.channel(payment.accept.agent)
-            channel.open -= 1
-            channel.last_seq = self.completed
-            if payment.identifier is not None and payment.outcome is not None:
-                self.bindings.complete(payment.accept.agent, payment.identifier, payment.outcome)
-        return payment
 
     def _accept(self, accept: Accept) -> None:
         channel = self.channel(accept.agent)
-        if accept.cumulative > channel.highest:
-            channel.highest = accept.cumulative
-            channel.voucher = self.intent(accept).voucher(accept.signature)
+        channel.raise_by(accept)
         channel.reserved += accept.price
         channel.open += 1
         self.guard.add(accept.agent, accept.nonce, accept.deadline)
@@ -193,22 +249,19 @@ class Book:
         else:
             channel.served -= payment.outcome.charged
         channel.served += outcome.charged
-        # The one that shows the most service: it is what a client may reduce its exposure by.
-        if channel.receipt is None or outcome.served_total >= channel.receipt.receipt.served_total:
-            channel.receipt = self.receipt(payment, outcome)
+        channel.show(self.digest(payment), outcome)
 
     def _raise(self, totals: ChannelTotals) -> None:
         channel = self.channel(totals.agent)
-        if totals.highest > channel.highest:
-            channel.highest = totals.highest
-            channel.voucher = None
-            if totals.context is not None and totals.signature is not None:
-                channel.voucher = Voucher(channel.address, totals.highest, totals.context, totals.signature)
+        voucher = None
+        if totals.context is not None and totals.signature is not None:
+            voucher = Voucher(channel.address, totals.highest, totals.context, totals.signature)
+        channel.raise_to(totals.highest, voucher)
         channel.served = max(channel.served, totals.served)
         # Where its own last payment was is not known any more: nowhere behind the last of all.
         channel.last_seq = self.completed
         if totals.receipt is not None:
-            channel.receipt = totals.receipt
+            channel.show_again(totals.receipt)
 
     def totals(self, pending: list[OpenPayment]) -> list[ChannelTotals]:
         """Every channel for a snapshot. The charges of open payments and of `pending` ones (complete, not durable)

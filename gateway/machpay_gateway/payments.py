@@ -16,7 +16,7 @@ from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.protocol.screening import Attempt
 from machpay.protocol.x402 import Correction
 from machpay_gateway.bindings import was_served
-from machpay_gateway.book import Book, Channel
+from machpay_gateway.book import Book, Channel, receipt_of
 from machpay_gateway.decide import Credit, Earlier, Standing
 from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.journal import Journal
@@ -64,7 +64,7 @@ class Payments:
         self._cap = settings.solvency.cap_atomic
         self.book = book
         self.journal = journal
-        self._recent: OrderedDict[bytes, SignedReceipt] = OrderedDict()
+        self._recent: OrderedDict[bytes, Outcome] = OrderedDict()
         self._in_flight: dict[bytes, int] = {}
 
     # --- Start ------------------------------------------------------------------------------------------------------
@@ -206,11 +206,10 @@ class Payments:
 
     def find(self, digest: bytes) -> Found:
         """What is known of a payment by its digest: in flight, or one of the recently completed."""
-        receipt = self._recent.get(digest)
-        if receipt is not None:
-            signed = receipt.receipt
-            state: PaymentState = "served" if was_served(signed.http_status, signed.charged) else "void"
-            return Found(state, False, receipt)
+        outcome = self._recent.get(digest)
+        if outcome is not None:
+            state: PaymentState = "served" if was_served(outcome.http_status, outcome.charged) else "void"
+            return Found(state, False, receipt_of(digest, outcome))
         return Found("unknown", digest in self._in_flight, None)
 
     def is_known(self, attempt: Attempt) -> bool:
@@ -240,6 +239,6 @@ class Payments:
     def _remember(self, payment: OpenPayment) -> None:
         if payment.outcome is None:
             return
-        self._recent[self.book.digest(payment)] = self.book.receipt(payment, payment.outcome)
+        self._recent[self.book.digest(payment)] = payment.outcome
         if len(self._recent) > RECENT_PAYMENTS:
             self._recent.popitem(last=False)

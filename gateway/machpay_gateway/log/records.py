@@ -8,7 +8,7 @@ Offsets of every body are in `docs/gateway-log.md`; a kind or field never change
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -163,42 +163,50 @@ def scan(data: bytes, start: int = 0) -> Iterator[tuple[Record, int]]:
 
 
 def _encode(record: Record) -> bytes:
-    match record:
-        case Accept(
-            number, agent, amount, cumulative, price, deadline, accepted_at, nonce, request_hash, signature
-        ):
-            return _ACCEPT.pack(
-                *(_KIND_ACCEPT, number, bytes(agent), amount, cumulative, price, deadline, accepted_at),
-                *(nonce.bytes, request_hash, signature),
-            )
-        case Outcome(number, final, http_status, charged, served_total, time, signature):
-            flags = _FINAL if final else 0
-            return _OUTCOME.pack(
-                _KIND_OUTCOME, number, flags, http_status, charged, served_total, time, signature
-            )
-        case Identified(number, identifier):
-            return _IDENTIFIED.pack(_KIND_IDENTIFIED, number) + identifier.encode("ascii")
-        case Sent(number):
-            return _SENT.pack(_KIND_SENT, number)
-        case Delivered(completed):
-            return _DELIVERED.pack(_KIND_DELIVERED, completed)
-        case ChannelTotals():
-            return _encode_channel(record)
-        case Nonces(deadlines):
-            return bytes((_KIND_NONCES,)) + b"".join(_NONCE.pack(key, at) for key, at in deadlines.items())
-        case Header(identity=owner):
-            return _HEADER.pack(
-                *(_KIND_HEADER, FORMAT_VERSION),
-                *(bytes(owner.gateway), bytes(owner.program_id), bytes(owner.mint), owner.domain),
-                *(
-                    record.segment,
-                    record.previous_end,
-                    record.next_number,
-                    record.completed,
-                    record.delivered,
-                ),
-                *(record.guard_floor, record.created_at),
-            )
+    return _ENCODERS[type(record)](record)
+
+
+def _encode_accept(record: Accept) -> bytes:
+    return _ACCEPT.pack(
+        _KIND_ACCEPT,
+        record.number,
+        bytes(record.agent),
+        record.amount,
+        record.cumulative,
+        record.price,
+        record.deadline,
+        record.accepted_at,
+        record.nonce.bytes,
+        record.request_hash,
+        record.signature,
+    )
+
+
+def _encode_outcome(record: Outcome) -> bytes:
+    return _OUTCOME.pack(
+        _KIND_OUTCOME,
+        record.number,
+        _FINAL if record.final else 0,
+        record.http_status,
+        record.charged,
+        record.served_total,
+        record.time,
+        record.receipt_signature,
+    )
+
+
+def _encode_nonces(record: Nonces) -> bytes:
+    return bytes((_KIND_NONCES,)) + b"".join(_NONCE.pack(key, at) for key, at in record.deadlines.items())
+
+
+def _encode_header(record: Header) -> bytes:
+    owner = record.identity
+    return _HEADER.pack(
+        *(_KIND_HEADER, FORMAT_VERSION),
+        *(bytes(owner.gateway), bytes(owner.program_id), bytes(owner.mint), owner.domain),
+        *(record.segment, record.previous_end, record.next_number, record.completed, record.delivered),
+        *(record.guard_floor, record.created_at),
+    )
 
 
 def _encode_channel(record: ChannelTotals) -> bytes:
@@ -276,4 +284,16 @@ _DECODERS: Final[dict[int, Callable[[bytes], Record | None]]] = {
     _KIND_OUTCOME: _decode_outcome,
     _KIND_SENT: lambda payload: Sent(_SENT.unpack(payload)[1]),
     _KIND_DELIVERED: lambda payload: Delivered(_DELIVERED.unpack(payload)[1]),
+}
+_ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
+    Header: _encode_header,
+    ChannelTotals: _encode_channel,
+    Nonces: _encode_nonces,
+    Accept: _encode_accept,
+    Identified: lambda record: (
+        _IDENTIFIED.pack(_KIND_IDENTIFIED, record.number) + record.identifier.encode("ascii")
+    ),
+    Outcome: _encode_outcome,
+    Sent: lambda record: _SENT.pack(_KIND_SENT, record.number),
+    Delivered: lambda record: _DELIVERED.pack(_KIND_DELIVERED, record.completed),
 }
