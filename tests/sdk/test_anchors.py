@@ -1,6 +1,8 @@
 """A payment's place in an anchored batch, checked against the real program's Batch account."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from machpay import MachPayClient, MachPayConfig
+from machpay import MachPayClient, MachPayConfig, cli
 from machpay.chain.client import ChainClient
 from machpay.chain.instructions import commit_batch
 from machpay.client.errors import ConfigError, NotAnchoredError, ProofUnavailableError
+from machpay.client.receipts import ReceiptFile
+from machpay.client.store import state_path
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.merkle import inclusion_path, merkle_root
 from machpay.protocol.proofs import AnchoredBatch, BatchLeaf, LeafPlace, ProofAnswer
@@ -116,9 +120,10 @@ async def test_whatever_the_chain_does_not_say_is_not_proven(local_chain, anchor
 
 
 @contextlib.asynccontextmanager
-async def an_api(answers: dict[str, web.Response]) -> AsyncIterator[str]:
+async def an_api(answers: dict[str, tuple[int, bytes]]) -> AsyncIterator[str]:
     async def proof(request: web.Request) -> web.Response:
-        return answers.get(request.match_info["digest"], web.Response(status=404, text="unknown_payment"))
+        status, body = answers.get(request.match_info["digest"], (404, b"unknown_payment"))
+        return web.Response(status=status, body=body)
 
     app = web.Application()
     app.router.add_get("/v1/payments/{digest}/proof", proof)
@@ -132,8 +137,8 @@ async def an_api(answers: dict[str, web.Response]) -> AsyncIterator[str]:
 async def test_the_proof_is_fetched_when_none_is_given(local_chain, anchored):
     waiting = b"\x77" * 32
     answers = {
-        anchored.digest.hex(): web.Response(body=anchored.raw, content_type="application/json"),
-        waiting.hex(): web.Response(status=409, headers={"Retry-After": "5"}),
+        anchored.digest.hex(): (200, anchored.raw),
+        waiting.hex(): (409, b""),
     }
     async with an_api(answers) as url, MachPayClient(a_config(local_chain, api_url=url)) as client:
         assert await client.verify_inclusion(anchored.receipt)
@@ -158,3 +163,41 @@ async def test_what_cannot_be_checked_is_said(local_chain, anchored, tmp_path: P
 def test_the_blocking_client_verifies_too(local_chain, anchored):
     with BlockingClient(a_config(local_chain)) as client:
         assert client.verify_inclusion(anchored.receipt, anchored.raw)
+
+
+async def test_the_command_line_proves_every_receipt(
+    local_chain, anchored, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.delenv("MACHPAY_API_URL", raising=False)
+    key, network = SigningKey.generate(), local_chain.network
+    key.save(tmp_path / "key.json")
+    kept = ReceiptFile(state_path(tmp_path, key.pubkey, network, "receipts.jsonl"))
+    waiting = Receipt(b"\x77" * 32, 200, 5, 5, 1_795_255_200).sign(GATEWAY)
+    void = Receipt(b"\x79" * 32, 503, 0, 5, 1_795_255_200).sign(GATEWAY)
+    for receipt in (anchored.receipt, waiting, void):
+        kept.add(GATEWAY.public, receipt)
+    answers = {
+        anchored.digest.hex(): (200, anchored.raw),
+        waiting.receipt.digest.hex(): (409, b""),
+    }
+    async with an_api(answers) as url:
+        document = {
+            "program_id": str(network.program_id),
+            "mint": str(network.mint),
+            "domain": str(network.domain),
+            "rpc_url": local_chain.rpc_url,
+            "api_url": url,
+        }
+        (tmp_path / "network.json").write_text(json.dumps(document))
+        own = ["--network", str(tmp_path / "network.json"), "--key", str(tmp_path / "key.json")]
+        arguments = ["--json", "receipts", "prove", *own, "--state-dir", str(tmp_path)]
+        assert await asyncio.to_thread(cli.main, arguments) == cli.OK
+        told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(each["payment"], each["state"]) for each in told] == [
+            (anchored.digest.hex(), "anchored"),
+            (waiting.receipt.digest.hex(), "waiting"),
+        ]
+        # A receipt that says something else than the chain.
+        kept.add(GATEWAY.public, Receipt(anchored.digest, 200, 1, 1, 1_795_255_200).sign(GATEWAY))
+        assert await asyncio.to_thread(cli.main, arguments) == cli.FAILED
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "contradicted"

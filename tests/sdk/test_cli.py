@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from machpay import cli
+from machpay.cli import options
 from machpay.client import receipts as kept
 from machpay.client.receipts import ReceiptFile
 from machpay.protocol.keys import SigningKey
@@ -119,8 +120,8 @@ def test_amounts_that_are_none_are_refused(amount, capsys):
 
 
 def test_usdc_amounts_become_atomic_units():
-    assert [cli._amount(text) for text in ("1", "0.000001", "12.5")] == [1_000_000, 1, 12_500_000]
-    assert cli._usdc(12_500_001) == "12.500001"
+    assert [options.amount(text) for text in ("1", "0.000001", "12.5")] == [1_000_000, 1, 12_500_000]
+    assert options.usdc(12_500_001) == "12.500001"
 
 
 async def test_receipts_are_kept_listed_and_checked(run, gateway, tmp_path):
@@ -148,6 +149,19 @@ def test_the_receipt_file_is_bounded(tmp_path, monkeypatch):
     assert 5 <= len(totals) < 20
     assert totals == [str(number) for number in range(50 - len(totals), 50)]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5_000
+
+
+async def test_call_under_a_payment_id_is_charged_once(run, gateway, upstream, net):
+    told = []
+    for _ in range(2):
+        code, out, err = await run(
+            "--json", "call", gateway.url + "/paid", "--payment-id", "order-0123456789"
+        )
+        assert (code, json.loads(out)) == (cli.OK, {"path": "/paid", "body": 0})
+        told.append(json.loads(err)["payment"])
+    assert told[0] == told[1]
+    assert len(upstream.seen) == 1
+    await eventually(lambda: net.charged == PRICE, "charged once")
 
 
 async def test_run_e2e_pays_and_adds_up(run, manifest, net, upstream):

@@ -7,6 +7,7 @@ import pytest
 
 from devnet.chain import MIN_BOND_ATOMIC
 from machpay import cli
+from machpay.cli import options
 from tests.sdk.test_bonds import a_wallet
 from tests.support.chain import LocalChain, local_chain
 
@@ -37,12 +38,12 @@ async def run(local_chain: LocalChain, tmp_path, capsys, monkeypatch):
 async def test_a_bond_goes_in_and_its_way_out_begins_with_a_timelock(run):
     code, answer = await run("balance")
     assert (code, answer["bond_atomic"]) == (cli.OK, 0)
-    usdc = cli._usdc(2 * MIN_BOND_ATOMIC)
+    usdc = options.usdc(2 * MIN_BOND_ATOMIC)
     code, answer = await run("deposit", usdc)
     assert (code, answer["bond_atomic"]) == (cli.OK, 2 * MIN_BOND_ATOMIC)
     code, answer = await run("deposit", usdc)
     assert (code, answer["error"]) == (cli.REFUSED, "InsufficientFundsError")
-    half = cli._usdc(MIN_BOND_ATOMIC)
+    half = options.usdc(MIN_BOND_ATOMIC)
     code, answer = await run("withdraw", half)
     assert (code, answer["pending_atomic"]) == (cli.OK, MIN_BOND_ATOMIC)
     code, answer = await run("withdraw", half)

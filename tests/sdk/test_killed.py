@@ -71,8 +71,12 @@ async def test_killed_again_and_again_an_agent_keeps_its_totals_and_its_budget(
 
     # The next one goes on, until the day's budget is used up and not a unit further.
     client = await make_client(state_dir=tmp_path, budgets=Budgets(per_day_atomic=DAY_ATOMIC))
-    with pytest.raises(BudgetExceededError) as raised:
+
+    async def spend() -> None:
         for _ in range(2 * DAY_ATOMIC // PRICE):
             assert (await client.pay_and_call(gateway.url + "/paid")).charged == PRICE
+
+    with pytest.raises(BudgetExceededError) as raised:
+        await spend()
     assert (raised.value.budget, raised.value.limit_atomic) == ("day", DAY_ATOMIC)
     assert served < await gateway.committed(payer) <= DAY_ATOMIC

@@ -1,0 +1,74 @@
+"""What every command shares: values of options, the configuration they make, and where results go."""
+
+import argparse
+import json
+import os
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final
+
+from machpay.client import MachPayConfig
+
+USDC: Final = 1_000_000
+DEFAULT_KEY: Final = "secret_key.json"
+
+
+def say(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
+    """Print a result: as JSON if that was asked for."""
+    print(json.dumps(result) if options.as_json else text)
+
+
+def config_of(options: argparse.Namespace) -> MachPayConfig:
+    """The agent's configuration from the environment and the options. Raises `ConfigError`."""
+    environment = dict(os.environ)
+    if options.key is not None or not environment.get("MACHPAY_AGENT_SECRET"):
+        environment["MACHPAY_AGENT_SECRET"] = options.key or DEFAULT_KEY
+    if options.network is not None:
+        environment["MACHPAY_NETWORK"] = options.network
+    environment["MACHPAY_STATE_DIR"] = str(state_dir(options))
+    return MachPayConfig.from_env(environment)
+
+
+def state_dir(options: argparse.Namespace) -> Path:
+    """The folder that keeps totals and receipts."""
+    return Path(options.state_dir or os.environ.get("MACHPAY_STATE_DIR") or Path.home() / ".machpay")
+
+
+def usdc(atomic: int) -> str:
+    """Atomic units as USDC with six decimal places."""
+    return f"{atomic // USDC}.{atomic % USDC:06d}"
+
+
+def amount(text: str) -> int:
+    """USDC with at most six places, as atomic units."""
+    try:
+        atomic = Decimal(text) * USDC
+    except InvalidOperation as error:
+        raise argparse.ArgumentTypeError("an amount is a decimal number of USDC") from error
+    if not atomic.is_finite() or atomic <= 0 or atomic != int(atomic):
+        raise argparse.ArgumentTypeError("an amount is positive, with at most six decimal places")
+    return int(atomic)
+
+
+def header(text: str) -> tuple[str, str]:
+    """`Name: value`."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise argparse.ArgumentTypeError("a header is 'Name: value'")
+    return name.strip(), value.strip()
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be a positive number")
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
