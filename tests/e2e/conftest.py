@@ -99,7 +99,11 @@ class Running:
         return digests
 
     def settle_everything(self) -> None:
-        wait_until(lambda: self.unsettled() == 0, "everything charged is settled", timeout_s=180.0)
+        wait_until(
+            lambda: self.unsettled() == self.total("owed") == 0,
+            "everything charged is settled and paid out",
+            timeout_s=180.0,
+        )
 
     def vendor_balance(self, vendor: str) -> int:
         return asyncio.run(self._vendor_balance(vendor))
@@ -144,6 +148,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         agents=5,
         bond_atomic=100_000_000,
         settle_interval_s=1.0,
+        batch_interval_s=1.0,
         slot_ms=100,
         finalized_lag=3,
         prefer_default_ports=False,

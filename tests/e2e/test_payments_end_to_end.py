@@ -8,8 +8,11 @@ import httpx
 import pytest
 
 from machpay import MachPayClient, MachPayConfig
+from machpay.chain.accounts import Batch
+from machpay.chain.client import ChainClient
 from machpay.client.errors import OutstandingLiabilityError, TimelockError
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.signed_requests import sign_request
 from tests.e2e.conftest import Running, finish, wait_until
 
@@ -175,3 +178,26 @@ async def test_a_new_agent_deposits_reads_its_bond_and_pays(running: Running, tm
         assert response.payment is not None
         assert response.payment.charged == gateway["price_atomic"]
         assert client.verify_receipt(response.payment.receipt, gateway=gateway["gateway"])
+
+
+def test_every_payment_can_be_proven_against_the_chain(running: Running) -> None:
+    payments = finish(running.start_payer("--agent", "2", "--calls", "6", "--in-flight", "3"))["payments"]
+    assert len(payments) == 6
+    with httpx.Client(base_url=running.demo["api_url"], trust_env=False) as api:
+        for payment in payments:
+            path = f"/v1/payments/{payment['digest']}/proof"
+            wait_until(
+                lambda at=path: api.get(at).status_code == 200, "the payment's batch is final", timeout_s=60.0
+            )
+            proof = InclusionProof.parse(api.get(path).content)
+            assert (proof.leaf.digest.hex(), proof.leaf.charged) == (payment["digest"], payment["charged"])
+            account = asyncio.run(batch_account(running, proof.batch.seq))
+            assert proof.holds(root=account.root, leaf_count=account.leaf_count)
+
+
+async def batch_account(running: Running, sequence: int) -> Batch:
+    """The batch on the chain, which is all that a proof has to be trusted with."""
+    async with ChainClient(running.network.url("chain"), running.network.network) as chain:
+        account = await chain.batch(sequence, "finalized")
+    assert account is not None
+    return account
