@@ -73,14 +73,14 @@ async def look_at_service(session: aiohttp.ClientSession, what: str, origin: str
             body = await answer.json(content_type=None) if status in (200, 503) else None
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
         return Finding(what, "fail", f"{url}: {error or type(error).__name__}")
-    if not isinstance(body, dict):
+    said = body.get("status") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(said, str):
         return Finding(what, "fail", f"{url} answers {status}, which is no {what}")
-    said, service = body.get("status"), body.get("service", what)
-    if service != what:
-        return Finding(what, "fail", f"{origin} is a {service}")
+    if body.get("service", what) != what:
+        return Finding(what, "fail", f"{origin} is a {body['service']}")
     if status != 200:
         return Finding(what, "fail", f"{url} answers {status}: {said}")
-    return Finding(what, "ok" if said in ("ok", None) else "warn", f"{origin}: {said or 'answers'}")
+    return Finding(what, "ok" if said == "ok" else "warn", f"{origin}: {said}")
 
 
 def _key_file(path: Path) -> Finding:

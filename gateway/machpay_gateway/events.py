@@ -209,13 +209,15 @@ class Events:
         """Move everything in memory behind what is on disk. What the disk does not take stays in memory."""
         while self._queue or self._waiting:
             await self._build()
+            # Taken out first: a cancelled wait does not stop the writing.
+            batch, self._waiting = self._waiting, []
             try:
-                dropped = await self._on_disk(self._spill.append, self._waiting)
+                dropped = await self._on_disk(self._spill.append, batch)
             except OSError as error:
+                self._waiting = batch
                 logger.warning("events cannot be put on disk: %s", error)
                 return
-            self._metrics.events_spilled.inc(len(self._waiting))
-            self._waiting = []
+            self._metrics.events_spilled.inc(len(batch))
             self._drop(dropped, "the receiver is away and there is no more room on disk")
 
     async def _from_disk(self) -> list[bytes]:
@@ -225,8 +227,8 @@ class Events:
             raise RelayerError(f"events on disk cannot be read: {error}") from error
 
     async def _on_disk(self, work: Callable[..., T], *arguments: object) -> T:
-        """In one thread, so that what was begun before a cancellation is over before what comes next."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)
+        """In one thread and to its end, so that what was begun before a cancellation is over before what comes next."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments))
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next attempt, while what comes in goes to disk."""

@@ -6,6 +6,7 @@ import dataclasses
 import time
 import uuid
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -75,6 +76,8 @@ class NetworkStandIn:
     polls: int = 0
     """How often the change stream was read."""
     down: bool = False
+    clock_offset_s: float = 0
+    """How far this server's clock is ahead."""
     receiver_down: bool = False
     """The same for events alone."""
     refuse_batches_with: int | None = None
@@ -158,13 +161,17 @@ class NetworkStandIn:
             raise web.HTTPServiceUnavailable
         events = await request.json()
         assert all(event["source"] == f"gateway:{signer}" for event in events)
+        known = {event["id"] for event in (*self.events, *self.reports)}
+        events = [event for event in events if event["id"] not in known]
         about_itself = (GATEWAY_TELEMETRY, LOG)
         self.events.extend(event for event in events if event["type"] not in about_itself)
         self.reports.extend(event for event in events if event["type"] in about_itself)
         return web.Response(status=202)
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "down" if self.down else "ok"}, status=503 if self.down else 200)
+        date = formatdate(time.time() + self.clock_offset_s, usegmt=True)
+        status, code = ("down", 503) if self.down else ("ok", 200)
+        return web.json_response({"status": status}, status=code, headers={"Date": date})
 
     async def _liability(self, request: web.Request) -> web.Response:
         await self._signer(request)

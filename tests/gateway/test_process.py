@@ -264,6 +264,7 @@ async def test_check_reports_every_part(process: Process, tmp_path: Path, upstre
     result = await asyncio.to_thread(run, tmp_path, "check")
     assert result.returncode == 1
     lines = {line[5:].split(":")[0]: line[:4] for line in result.stdout.splitlines()}
-    assert lines["configuration"] == lines["data_dir"] == lines["upstream"] == "ok  "
-    # The stand-in has no /health and nothing answers at the RPC address.
-    assert lines["relayer"] == lines["receiver"] == lines["chain"] == "FAIL"
+    well = ("configuration", "key_file", "data_dir", "log", "upstream", "relayer", "receiver", "clock")
+    assert {what: lines[what] for what in well} == dict.fromkeys(well, "ok  ")
+    # Nothing answers at the RPC address.
+    assert lines["chain"] == "FAIL"
