@@ -173,7 +173,7 @@ def faults(control: Control, chance: random.Random) -> list[Callable[[], object]
 def test_a_chain_that_fails_in_every_way(world: World, seed: int) -> None:
     chance = random.Random(seed)
     with world.recon.chain.control() as control:
-        for _ in range(25):
+        for _ in range(15):
             world.pay(chance.choice(world.payers), chance.randint(1, 1_000))
             chance.choice(faults(control, chance))()
             if chance.random() < 0.3:
