@@ -10,7 +10,7 @@ from typing import Any, Final
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.events import REQUEST_BLOCKED
 from machpay.protocol.identifiers import read_identifier
-from machpay.protocol.requests import Binding
+from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, Binding
 from machpay.protocol.screening import Attempt, Offer, Reject
 from machpay.protocol.x402 import PaymentResponse, decode_payload, parse_terms
 from machpay_gateway import decide
@@ -59,8 +59,13 @@ class Admission:
         self._metrics = metrics
 
     def asked(self, route: Route, request: Request) -> Asked:
-        """What `request` is asked to pay; after its head was read."""
+        """What `request` is asked to pay; after its head was read. Raises 413 if it cannot be bound as the route wants
+        it."""
         binding, request_hash = request.binding()
+        if binding == "route" and route.binding == "request":
+            raise RequestError(
+                413, "body_too_large", f"a payment here covers a body of up to {MAX_BOUND_BODY_BYTES} bytes"
+            )
         url = self._challenges.url(request.scheme, request.host, request.raw_path, route)
         return Asked(route, url, binding, request_hash)
 

@@ -47,6 +47,7 @@ def manifest(settings: Settings, status: str) -> dict[str, Any]:
                 "price_atomic": route.price_atomic,
                 "metered": route.metered,
                 "description": route.description,
+                **({} if route.input_schema is None else {"input_schema": route.input_schema}),
             }
             for route in settings.routes.routes
         ],

@@ -37,6 +37,7 @@ class Request:
     """Method, target and headers; `read_head` then gives the part of the body that payments are bound to."""
 
     __slots__ = (
+        "_expects_body",
         "_receive",
         "_scope",
         "body",
@@ -78,6 +79,7 @@ class Request:
             self.client_host = proxies.client(self.via, b",".join(named))
         self.body = b""
         self.is_whole = False
+        self._expects_body = True
         self.failure: RequestError | ClientGone | None = None
         """Why streaming the body ended early: HTTP clients hide it behind an error of their own."""
 
@@ -147,6 +149,9 @@ class Request:
         declared = self.declared_length
         if declared is not None and declared > self.max_body_bytes:
             raise self._too_large()
+        self._expects_body = declared != 0 and (
+            declared is not None or self.header(b"transfer-encoding") is not None
+        )
         chunks: list[bytes] = []
         size = 0
         while size <= MAX_BOUND_BODY_BYTES:
@@ -191,14 +196,15 @@ class Request:
             pass
 
     async def _next(self) -> tuple[bytes, bool]:
-        try:
-            async with asyncio.timeout(self.body_timeout_s):
-                message = await self._receive()
-        except TimeoutError as error:
-            late = RequestError(
-                408, "body_timeout", "the body stopped arriving", ((b"connection", b"close"),)
-            )
-            raise late from error
+        if self._expects_body:
+            try:
+                async with asyncio.timeout(self.body_timeout_s):
+                    message = await self._receive()
+            except TimeoutError as error:
+                close = (b"connection", b"close")
+                raise RequestError(408, "body_timeout", "the body stopped arriving", (close,)) from error
+        else:
+            message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         return message.get("body", b""), message.get("more_body", False)

@@ -6,14 +6,16 @@ dear one because the upstream normalises what the gateway did not.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from machpay_gateway.errors import ConfigError, RequestError
 
 Match = Literal["exact", "pattern", "prefix"]
 Unlisted = Literal["deny", "free"]
+RouteBinding = Literal["auto", "request"]
+"""With `request` a payment is always for one whole request: a body too long to be hashed is refused."""
 
 OWN_PATHS: Final = frozenset({"/health", "/metrics", "/machpay.json"})
 """Answered by the gateway itself, before any route."""
@@ -41,6 +43,8 @@ class Route:
     charge_4xx: bool = False
     metered: bool = False
     amount_url: str = ""
+    binding: RouteBinding = "auto"
+    input_schema: Mapping[str, Any] | None = None
 
     @property
     def label(self) -> str:

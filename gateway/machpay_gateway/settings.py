@@ -7,7 +7,7 @@ the name says otherwise. `docs/gateway.md` is the reference of all settings.
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from solders.hash import Hash
@@ -20,7 +20,7 @@ from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S
 from machpay_gateway.errors import ConfigError
 from machpay_gateway.limits import Proxies
-from machpay_gateway.routes import Match, Route, RouteTable, Unlisted
+from machpay_gateway.routes import Match, Route, RouteBinding, RouteTable, Unlisted
 from machpay_gateway.urls import parse_url
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -79,6 +79,8 @@ class RouteSection(_Section, frozen=True):
     charge_4xx: bool = False
     metered: bool = False
     amount_url: str = ""
+    binding: RouteBinding = "auto"
+    input_schema: dict[str, Any] | None = None
 
 
 class LimitsSection(_Section, frozen=True):
@@ -221,6 +223,8 @@ def _routes(raw: _File) -> RouteTable:
                 charge_4xx=route.charge_4xx,
                 metered=route.metered,
                 amount_url=route.amount_url,
+                binding=route.binding,
+                input_schema=route.input_schema,
             )
             for route in raw.routes
         ),

@@ -88,6 +88,21 @@ class TestChallenge:
         bound = request_hash("POST", "/paid", body) if binding == "request" else route_hash("POST", "/paid")
         assert (extra["binding"], extra["requestHash"]) == (binding, bound.hex())
 
+    async def test_a_route_can_demand_that_the_body_is_covered(
+        self, start_gateway: START, upstream: Upstream
+    ) -> None:
+        schema = 'input_schema = { type = "object", required = ["q"] }'
+        route = f'[[routes]]\nmethod = "POST"\npath = "/bound"\nprice_atomic = 1000\nbinding = "request"\n{schema}'
+        gateway = await start_gateway(routes=route)
+        assert (await gateway.request("POST", "/bound", data=b"x" * 256 * 1024)).status == 402
+        payer = gateway.payer()
+        headers = payer.headers(payer.intent("/bound", method="POST", bound_to=route_hash("POST", "/bound")))
+        answer = await gateway.request("POST", "/bound", data=b"x" * (256 * 1024 + 1), headers=headers)
+        assert (answer.status, answer.json()["code"]) == (413, "body_too_large")
+        assert upstream.seen == []
+        (endpoint,) = (await gateway.get("/machpay.json")).json()["endpoints"]
+        assert endpoint["input_schema"] == {"type": "object", "required": ["q"]}
+
     async def test_the_header_stays_below_8_kb_for_any_path(self, gateway: RunningGateway) -> None:
         answer = await gateway.get("/strict/" + "a" * 7_000)
         assert answer.status == 402
@@ -113,7 +128,9 @@ class TestChallenge:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST, HEAD, OPTIONS"
         assert answer.headers["Access-Control-Allow-Headers"] == "payment-signature, x-mine"
-        assert answer.headers["Access-Control-Expose-Headers"] == "PAYMENT-REQUIRED, PAYMENT-RESPONSE"
+        exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+        assert exposed[:2] == ["PAYMENT-REQUIRED", "PAYMENT-RESPONSE"]
+        assert {"MachPay-Repeated", "Retry-After", "Location", "X-Request-ID"} == set(exposed[2:])
         assert upstream.seen == []
 
     async def test_a_version_1_payment_gets_a_clear_answer(self, gateway: RunningGateway) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +22,9 @@ Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 class Server:
     """Runs one script per connection, and counts connections and requests."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self._script = script
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -28,7 +32,7 @@ class Server:
         self.url = ""
 
     async def __aenter__(self) -> "Server":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -329,3 +333,47 @@ async def test_a_slow_upload_is_not_a_slow_upstream() -> None:
 
         made._receive = slowly
         assert await whole(await upstream.open(made)) == b"hello"
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for `localhost`."""
+    key, certificate = folder / "key.pem", folder / "cert.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_an_upstream_behind_tls_must_prove_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = self_signed(tmp_path)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with Server(says(HELLO), tls) as server:
+        port = server.url.rpartition(":")[2]
+
+        async def ask(url: str) -> bytes:
+            async with Upstream(UpstreamSection(url=url)) as upstream:
+                for _ in range(2):
+                    body = await whole(await upstream.open(request()))
+                return body
+
+        with pytest.raises(UpstreamError):
+            await ask(f"https://localhost:{port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert await ask(f"https://localhost:{port}") == b"hello"
+        assert server.connections == 1
+        # The certificate is for another name.
+        with pytest.raises(UpstreamError):
+            await ask(f"https://127.0.0.1:{port}")
