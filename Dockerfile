@@ -25,7 +25,7 @@ COPY templates templates
 COPY static static
 RUN MACHPAY_PROFILE=demo DATABASE_URL=postgresql:///build REDIS_URL=redis://127.0.0.1:1 \
     python manage.py collectstatic --no-input \
- && mkdir -p var && chown machpay var
+ && mkdir -p var /var/lib/machpay/batches && chown machpay var /var/lib/machpay/batches
 USER machpay
 EXPOSE 8000
 CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--workers", "2", "machpay_site.wsgi:application"]
