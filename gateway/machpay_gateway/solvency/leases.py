@@ -31,8 +31,9 @@ from machpay_gateway.solvency.reading import Leased, read_lease
 
 FIRST_PAYMENTS: Final = 64
 """How many payments like the present one a lease is asked for at least."""
-GROWTH: Final = 4
-"""A renewal asks for this many times what the last lease was used for."""
+HORIZON_S: Final = 120.0
+"""A renewal asks for what the agent spends in this time at its present rate: enough for a lease's whole life,
+and for the relayer to be away meanwhile."""
 RENEW_AT: Final = 0.5
 """The part of a lease's amount or time that is used when it is renewed."""
 REFUSED_FOR_S: Final = 0.5
@@ -69,12 +70,13 @@ class Position(Protocol):
 
 @dataclass(slots=True)
 class Held:
-    """One agent's lease. `ends_at` and `renew_at` are on the
-    monotonic clock, `renew_above` is a total of the channel, `start` the total when the lease was granted."""
+    """One agent's lease. `granted_at`, `ends_at` and `renew_at` are on the monotonic clock, `renew_above` is a total of
+    the channel, `start` the total when the lease was granted."""
 
     credit: Credit
     lease_id: str
     up_to: int
+    granted_at: float
     ends_at: float
     renew_at: float
     renew_above: int
@@ -288,9 +290,12 @@ class LeaseSolvency:
     def _request(self, attempt: Attempt, held: Held | None, last_seq: int) -> LeaseRequest:
         agent, intent = attempt.agent, attempt.intent
         committed = self._position.committed(agent)
-        used = 0 if held is None else committed - held.start
+        spent = 0
+        if held is not None:
+            elapsed = max(time.monotonic() - held.granted_at, 0.1)
+            spent = int((committed - held.start) / elapsed * HORIZON_S)
         recorded = committed if held is None else held.credit.charged_total
-        amount = max(FIRST_PAYMENTS * intent.amount, GROWTH * used) + max(0, committed - recorded)
+        amount = max(FIRST_PAYMENTS * intent.amount, spent) + max(0, committed - recorded)
         return LeaseRequest(
             agent=str(agent),
             channel=str(intent.channel),
@@ -324,6 +329,7 @@ class LeaseSolvency:
             credit=credit,
             lease_id=leased.lease_id,
             up_to=up_to,
+            granted_at=asked_at,
             ends_at=asked_at + valid_s,
             renew_at=asked_at + valid_s * RENEW_AT,
             renew_above=start + int((up_to - start) * RENEW_AT),
@@ -341,8 +347,8 @@ class LeaseSolvency:
         if held is not None:
             if leased.refused in ("revoked", "agent_suspended", "agent_slashed", "held"):
                 self._end(agent, held)
-            else:
-                return held.credit if now < held.ends_at else None
+            elif leased.refused not in TEMPORARY and now < held.ends_at:
+                return held.credit
         if leased.refused in TEMPORARY:
             return None
         # Only these two depend on how much was asked for.
