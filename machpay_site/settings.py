@@ -128,7 +128,7 @@ AGGREGATION_ASKED_S = env.number("AGGREGATION_ASKED_S", default=600.0)
 PRIORITY_PRICE_MAX = env.integer("PRIORITY_PRICE_MAX", default=100_000, minimum=0)
 LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, minimum=1)
 BATCH_INTERVAL_S = env.number("BATCH_INTERVAL_S", default=3600.0)
-BATCH_LEAVES_MAX = env.integer("BATCH_LEAVES_MAX", default=1_000_000, minimum=1)
+BATCH_LEAVES_MAX = env.integer("BATCH_LEAVES_MAX", default=200_000, minimum=1)
 BATCH_ARCHIVE_DIR = env.text("BATCH_ARCHIVE_DIR", default=str(BASE_DIR / "var" / "batches"))
 CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
 

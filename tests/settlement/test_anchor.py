@@ -140,18 +140,20 @@ def test_batches_continue_each_other_without_gaps(anchored: Recon) -> None:
 
 def test_a_batch_waits_for_its_time_and_holds_at_most_so_many(anchored: Recon, settings) -> None:
     settings.BATCH_LEAVES_MAX = 3
+    settings.BATCH_INTERVAL_S = 3600
     (payer,) = anchored.payers(1, LEXICON)
     paid = [payer.pay(1) for _ in range(5)]
     anchored.deliver(*paid)
     batch = commit(anchored)
-    # The longest stored go first.
+    # The longest stored go first, and a full batch is followed by the next at once.
     assert {bytes(leaf.digest) for leaf in batch.leaves.all()} == {p.intent.digest for p in paid[:3]}
-    settings.BATCH_INTERVAL_S = 3600
+    assert commit(anchored).leaf_count == 2
+    anchored.deliver(payer.pay(1))
     assert anchored.run(commit_batch) is None
     later = timezone.now() + timedelta(seconds=3601)
     assert anchored.run(lambda chain: commit_batch(chain, now=later)) is not None
     finish(anchored)
-    assert Batch.objects.count() == 2
+    assert Batch.objects.count() == 3
     every_payment_is_in_one_batch()
 
 

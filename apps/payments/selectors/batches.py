@@ -12,8 +12,8 @@ class LastBatch:
 
     sequence: int
     head: bytes
+    leaf_count: int
     cut_at: datetime
-    committed: bool
 
 
 def last_batch() -> LastBatch | None:
@@ -21,7 +21,7 @@ def last_batch() -> LastBatch | None:
     row = Batch.objects.order_by("-sequence").first()
     if row is None:
         return None
-    return LastBatch(row.sequence, bytes(row.head), row.cut_at, row.state == Batch.State.COMMITTED)
+    return LastBatch(row.sequence, bytes(row.head), row.leaf_count, row.cut_at)
 
 
 def payments_wait() -> bool:

@@ -74,7 +74,9 @@ def _is_time(now: datetime) -> bool:
     if not payments_wait():
         return False
     last = last_batch()
-    return last is None or last.cut_at <= now - timedelta(seconds=settings.BATCH_INTERVAL_S)
+    # A full batch left payments behind.
+    is_full = last is not None and last.leaf_count >= settings.BATCH_LEAVES_MAX
+    return last is None or is_full or last.cut_at <= now - timedelta(seconds=settings.BATCH_INTERVAL_S)
 
 
 def _require_continuity(bond: GlobalBond) -> None:
