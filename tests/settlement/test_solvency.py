@@ -61,6 +61,7 @@ def test_two_vendors_share_a_bond_and_the_rest_is_reversed_until_a_top_up_pays_i
     assert recon.liability(agent) == 1_000_000
     assert status_of(first) == "SUSPENDED"
     assert watch_solvency().reversed == []
+    assert Case.objects.filter(subject=agent.pubkey).count() == 1
 
     # A top-up that covers part pays the oldest charges of each, and the rest stays reversed.
     recon.chain.top_up(agent, 500_000)

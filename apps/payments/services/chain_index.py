@@ -71,17 +71,27 @@ def store(read: Sequence[ReadTransaction]) -> int:
     if not read:
         return 0
     with transaction.atomic():
-        _insert([each.seen for each in read], State.READ)
-        # Of several workers the one that takes a row out of LISTED, or inserted it, writes its events first; the others
-        # write the same ones, and the unique key leaves them out.
+        # What a whole snapshot has seen is taken over already.
+        snapshot_slot = position().snapshot_slot
         signatures = [each.seen.signature for each in read]
-        ChainTransaction.objects.filter(
+        _insert([each.seen for each in read], State.LISTED)
+        # Of several workers one takes a row on; the others write the same events, which the unique key leaves out.
+        waiting_ones = ChainTransaction.objects.filter(
             signature__in=signatures, state__in=[State.LISTED, State.UNREADABLE]
-        ).update(state=State.READ, error="")
+        )
+        # In one order, so that workers wait for each other instead of failing.
+        list(waiting_ones.order_by("signature").select_for_update().values_list("signature"))
+        waiting_ones.filter(slot__lte=snapshot_slot).update(state=State.APPLIED, error="")
+        waiting_ones.update(state=State.READ, error="")
         rows = [row for each in read for row in _rows(each)]
         before = ChainEvent.objects.filter(transaction__in=signatures).count()
         ChainEvent.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
         return ChainEvent.objects.filter(transaction__in=signatures).count() - before
+
+
+def store_listed(seen: Sequence[SignatureSeen]) -> None:
+    """Remember transactions to be read later; `waiting` names them until they are."""
+    _insert(seen, State.LISTED)
 
 
 def store_missing(seen: Sequence[SignatureSeen]) -> None:

@@ -2,7 +2,8 @@
 
 The history is listed from the newest down to a little below where the index ends, so that a transaction which a server
 lists late is still met, and until it meets a transaction that is known: a history that ends before is a gap. What was
-listed and cannot be shown yet is remembered and asked for again. Several workers may do all of this at once.
+listed and cannot be shown yet is remembered and asked for again; so is the history of before the first start. Several
+workers may do all of this at once.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ OVERLAP_SLOTS: Final = 64
 _FIRST_PAGE: Final = 50
 _CONCURRENT_READS: Final = 8
 _STORED_TOGETHER: Final = 200
-_WAITING_PER_RUN: Final = 50
+_WAITING_PER_RUN: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,14 @@ def index_events(chain: ChainSession) -> Indexed:
         log.error("chain_index_gap", indexed_through=reached, floor=floor)
         chain_index.want_snapshot(f"the history does not reach back to slot {floor}")
     unread = chain_index.not_read(each.signature for each in listed)
-    wanted = {each.signature: each for each in chain_index.waiting(limit=_WAITING_PER_RUN)}
-    wanted |= {each.signature: each for each in listed if each.signature in unread}
-    ordered = sorted(wanted.values(), key=lambda each: each.slot)
-    read, events = read_and_store(chain, ordered)
+    snapshot_slot = chain_index.position().snapshot_slot
+    fresh = [each for each in listed if each.signature in unread and each.slot > snapshot_slot]
+    # What a whole snapshot has taken over is history: it is read bit by bit and holds nothing up.
+    chain_index.store_listed(
+        [each for each in listed if each.signature in unread and each.slot <= snapshot_slot]
+    )
+    wanted = {each.signature: each for each in (*chain_index.waiting(limit=_WAITING_PER_RUN), *fresh)}
+    read, events = read_and_store(chain, sorted(wanted.values(), key=lambda each: each.slot))
     chain_index.advance(slot)
     return Indexed(slot, read, events)
 

@@ -1,7 +1,8 @@
 """Replaying the program's history: every event from some slot on is read again, and so is every account.
 
 What is stored already stays as it is; what was missed is added; an event that the chain now shows differently is
-reported, never overwritten. Mirrors and ledger then follow the accounts as they are, so replaying moves nothing that is right.
+reported, never overwritten. Mirrors and ledger then follow the accounts as they are, so replaying moves nothing that is
+right.
 """
 
 from dataclasses import dataclass, field

@@ -57,9 +57,12 @@ def watch_solvency() -> Watched:
 
 
 def _suspend(exposure: Exposure) -> bool:
-    """Open a case and suspend the agent; False if that was done before for the deposits it has made until now."""
+    """Open a case and suspend the agent; False if it has one that is open, or is slashed already."""
     with transaction.atomic():
         (row,) = lock_agents([exposure.agent]).values()
+        earlier = Case.objects.filter(kind=Case.Kind.INSOLVENCY, subject=exposure.agent)
+        if row.window_end or earlier.filter(status=Case.Status.OPEN).exists():
+            return False
         gateways = {
             channel.gateway_id: str(channel.charged_total_atomic - channel.settled_atomic)
             for channel in Channel.objects.filter(agent=exposure.agent, unsettled_since__isnull=False)
@@ -67,7 +70,7 @@ def _suspend(exposure: Exposure) -> bool:
         case, new = open_case(
             kind=Case.Kind.INSOLVENCY,
             subject=exposure.agent,
-            key=f"insolvency:{exposure.agent}:{row.deposited_total_atomic}:{row.paid_total_atomic}",
+            key=f"insolvency:{exposure.agent}:{earlier.count()}",
             amount_atomic=exposure.due_atomic - exposure.held_atomic,
             evidence={
                 "due": str(exposure.due_atomic),

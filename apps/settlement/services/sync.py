@@ -37,6 +37,8 @@ def sync_chain(chain: ChainSession) -> Applied:
     Returns what it changed: nothing, if another worker applied this slot or a later one already. Events are published
     after the commit by the one worker whose commit it was, so each rise is shown once. Raises `RpcUnavailable`.
     """
+    if not chain_index.position().snapshot_slot:
+        return take_everything(chain, "the first start")
     reached = index_events(chain).slot
     for _ in range(_LOOKS_MAX):
         reason = chain_index.position().snapshot_wanted
