@@ -50,9 +50,10 @@ async def _bootstrap(
     async with ChainClient(rpc_url, network) as chain:
         admin = keys.get("admin").keypair()
         await asyncio.gather(
-            *(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", *agents))
+            *(_fund_sol(chain, keys.get(name).public) for name in ("admin", "relayer", "custody", *agents))
         )
         await _create_mint(chain, network, keys, admin)
+        await _create_custody(chain, network, keys, admin)
         await _initialize(chain, keys, admin)
         for offer in OFFERS:
             await _register(chain, network, keys, offer, admin)
@@ -62,6 +63,14 @@ async def _bootstrap(
 async def _fund_sol(chain: ChainClient, owner: Pubkey) -> None:
     if await chain.lamports(owner) < 10 * LAMPORTS_PER_SOL:
         await chain.airdrop(owner, 100 * LAMPORTS_PER_SOL)
+
+
+async def _create_custody(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:
+    """The token account of the custodial wallet, which deposits go to."""
+    owner = keys.get("custody").public
+    if not await chain.exists(tokens.associated_token_address(owner, network.mint)):
+        step = tokens.create_ata_idempotent(payer=admin.pubkey(), owner=owner, mint=network.mint)
+        await chain.send_and_confirm([step], admin)
 
 
 async def _create_mint(chain: ChainClient, network: Network, keys: KeyStore, admin: Keypair) -> None:

@@ -124,6 +124,7 @@ class LocalNetwork:
             "ADMIN_KEYPAIR": str(self.keys.path("admin")),
             "RELAYER_KEYPAIR": str(self.keys.path("relayer")),
             "FACILITATOR_KEYPAIR": str(self.keys.path("facilitator")),
+            "CUSTODY_KEYPAIR": str(self.keys.path("custody")),
             "MINT_AUTHORITY_KEYPAIR": str(self.keys.path("mint-authority")),
             "SETTLE_INTERVAL_S": str(self.options.settle_interval_s),
             "SETTLE_MINIMUM_ATOMIC": "1",

@@ -15,6 +15,9 @@ from apps.payments.models import (
     AggregationItem,
     Batch,
     Channel,
+    CustodialDeposit,
+    CustodialPayment,
+    DepositReference,
     Equivocation,
     Gateway,
     PaymentIntent,
@@ -178,3 +181,43 @@ class EquivocationAdmin(ReadOnlyAdmin):
     list_filter = ("status",)
     search_fields = ("=agent__agent",)
     ordering = ("-id",)
+
+
+@admin.register(CustodialDeposit)
+class CustodialDepositAdmin(ReadOnlyAdmin):
+    """What names nobody is credited by `manage.py attribute_deposit`, which keeps who decided it and why."""
+
+    list_display = (
+        "id",
+        "status",
+        "amount",
+        "user",
+        "source",
+        "slot",
+        "signature",
+        "seen_at",
+        "attributed_by",
+        "note",
+    )
+    list_filter = ("status",)
+    list_select_related = ("user", "attributed_by")
+    search_fields = ("=signature", "=source")
+    ordering = ("-id",)
+    amount = usdc("amount_atomic", "amount")
+
+
+@admin.register(CustodialPayment)
+class CustodialPaymentAdmin(ReadOnlyAdmin):
+    list_display = ("id", "payer", "payee", "amount", "reference", "created_at")
+    list_select_related = ("payer", "payee")
+    search_fields = ("=reference",)
+    ordering = ("-id",)
+    amount = usdc("amount_atomic", "amount")
+
+
+@admin.register(DepositReference)
+class DepositReferenceAdmin(ReadOnlyAdmin):
+    list_display = ("reference", "user", "issued_at")
+    list_select_related = ("user",)
+    search_fields = ("=reference",)
+    ordering = ("-issued_at",)

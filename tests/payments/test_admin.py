@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Model
 from django.urls import reverse
@@ -28,6 +29,7 @@ from apps.payments.services import chain_index
 from apps.payments.services.batches import cut_batch
 from apps.payments.services.chain_index import ReadTransaction
 from apps.payments.services.chain_mirror import apply_chain_snapshot
+from apps.payments.services.custody import SeenDeposit, deposit_reference, pay, record_deposits
 from apps.payments.services.settlements import claim_due_channels, store_settlement
 from machpay.chain.client import SignatureSeen
 from tests.payments.conftest import deliver, registered
@@ -61,6 +63,10 @@ def populated(payer):
     Aggregation.objects.create(agent_id=channel.agent_id, amount_atomic=1, expires_at=timezone.now())
     hold = Hold("a hold", chart.bond(payer.agent.pubkey, MINT), 1, timezone.now() + timedelta(minutes=1))
     reserve([hold])
+    ann, bob = (get_user_model().objects.create_user(username=name).pk for name in ("ann", "bob"))
+    came_in = SeenDeposit("sig", "0.0", 9, "", (deposit_reference(ann),), 1)
+    record_deposits([came_in], mint=MINT, signature="sig", slot=1)
+    pay(payer_id=ann, payee_id=bob, amount_atomic=9, reference="r", mint=MINT)
     return payment
 
 
@@ -85,6 +91,9 @@ def test_the_expected_pages_exist():
         "ChainTransaction",
         "Channel",
         "Complaint",
+        "CustodialDeposit",
+        "CustodialPayment",
+        "DepositReference",
         "Entry",
         "Equivocation",
         "Gateway",

@@ -1,11 +1,12 @@
 """Payouts over the real chain: paid once, whatever dies or is lost on the way."""
 
+import importlib
 import os
 import signal
-import subprocess
-import sys
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from django.db import connection, transaction
@@ -17,13 +18,12 @@ from apps.ledger.types import Leg, Transfer
 from apps.settlement.chain import connect
 from apps.settlement.errors import SettlementPaused
 from apps.settlement.services.outcome import Verdict
-from apps.settlement.services.payouts import pay_payouts
+from apps.settlement.services.payouts import follow_payouts, pay_payouts
 from apps.vendors.models import Payout, PayoutAttempt
 from apps.vendors.services import execution
 from machpay.chain.errors import RpcUnavailable
 from tests.settlement.custody import Custody, open_custody
 from tests.support.chain import SLOT_MS, LocalChain, chain_settings, local_chain
-from tests.support.servers import ROOT, session_database_url
 
 __all__ = ["chain_settings", "local_chain"]
 
@@ -90,59 +90,75 @@ CLIENT = "machpay.chain.client:ChainClient.send"
 EXECUTION = "apps.vendors.services.execution"
 
 
-def die(custody: Custody, point: str) -> None:
-    """Run a worker of its own that SIGKILL ends at `point`."""
-    environment = {
-        **os.environ,
-        "DATABASE_URL": session_database_url(),
-        "PYTHONPATH": str(ROOT),
-        "DJANGO_SETTINGS_MODULE": "machpay_site.settings",
-        "SOLANA_RPC_URL": custody.chain.rpc_url,
-        "MACHPAY_PROGRAM_ID": str(custody.chain.network.program_id),
-        "USDC_MINT": custody.mint,
-        "CUSTODY_KEYPAIR": str(custody.chain.keys.path(custody_name(custody))),
-        "LOG_LEVEL": "ERROR",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.settlement.dying_worker", point],
-        cwd=ROOT,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == -signal.SIGKILL
+def die(point: str) -> None:
+    """A worker of its own follows and pays once, and is ended by SIGKILL at `point`: `<module>:<function>:before` when
+    that is called, `:after` once it has returned. It is forked, because blockhashes are short on a test's chain and
+    starting Python on a busy machine is not."""
+    # The parent's connection stays open and its own: the worker makes another one, and never lets go of this.
+    parents = [connection.connection]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            connection.connection = None
+            _arrange_death(point)
+            with connect() as session:
+                follow_payouts(session)
+                pay_payouts(session)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(len(parents))
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
-def custody_name(custody: Custody) -> str:
-    names = (path.stem for path in custody.chain.keys.folder.glob("custody-*.json"))
-    return next(name for name in names if custody.chain.keys.get(name).pubkey == custody.key.pubkey)
+def _arrange_death(point: str) -> None:
+    module_name, name, moment = point.split(":")
+    owner: Any = importlib.import_module(module_name)
+    *path, attribute = name.split(".")
+    for step in path:
+        owner = getattr(owner, step)
+    original = getattr(owner, attribute)
+
+    async def dies_sending(*args: Any) -> None:
+        if moment == "after":
+            await original(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        if moment == "after":
+            original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, attribute, dies_sending if point.startswith(CLIENT) else dies)
 
 
 def test_killed_at_every_step_in_turn_pays_once(custody: Custody) -> None:
     user = custody.user(has=5_000)
     wallet = custody.usable_wallet(user)
-    payout = custody.request(user, wallet, 3_000)
 
     def sends() -> list[tuple[str, int]]:
         return list(PayoutAttempt.objects.values_list("outcome", "send_count"))
 
+    payout = custody.request(user, wallet, 3_000)
     # Signed, and the transaction that stores it is rolled back: nothing has left the process.
-    die(custody, f"{PAY}:sign_transaction:after")
+    die(f"{PAY}:sign_transaction:after")
     assert sends() == []
-    die(custody, f"{PAY}:claim_payouts:after")
+    die(f"{PAY}:claim_payouts:after")
     assert sends() == [("OPEN", 0)]
-    die(custody, f"{SEND}:begin_send:after")
+    die(f"{SEND}:begin_send:after")
     assert sends() == [("OPEN", 1)]
-    die(custody, f"{CLIENT}:after")
+    die(f"{CLIENT}:after")
     assert sends() == [("OPEN", 2)]
 
     custody.chain.wait_until_final()
-    die(custody, f"{FOLLOW}:mark_paid:before")
+    die(f"{FOLLOW}:mark_paid:before")
     # The ledger has moved, and dies with its transaction.
-    die(custody, f"{EXECUTION}:post:after")
+    die(f"{EXECUTION}:post:after")
     assert sends() == [("OPEN", 2)]
     assert custody.funds(user) == (5_000, 3_000)
-    die(custody, f"{FOLLOW}:mark_paid:after")
+    die(f"{FOLLOW}:mark_paid:after")
     assert sends() == [("LANDED", 2)]
 
     custody.rest()
@@ -157,7 +173,7 @@ def test_killed_as_soon_as_the_first_bytes_have_left_pays_once(custody: Custody)
     user = custody.user(has=5_000)
     wallet = custody.usable_wallet(user)
     custody.request(user, wallet, 3_000)
-    die(custody, f"{CLIENT}:after")
+    die(f"{CLIENT}:after")
     assert list(PayoutAttempt.objects.values_list("outcome", "send_count")) == [("OPEN", 1)]
 
     custody.rest()

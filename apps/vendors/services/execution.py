@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from apps.ledger import chart
@@ -51,9 +51,7 @@ def claim_payouts(sign: Callable[[Payout], SignedPayout], *, limit: int) -> list
     `sign` runs inside the transaction and does no I/O. What is returned has committed and was not sent yet.
     """
     with transaction.atomic():
-        due = Payout.objects.select_for_update(no_key=True, skip_locked=True).filter(
-            Q(not_before__isnull=True) | Q(not_before__lte=timezone.now()), status=Status.PENDING
-        )
+        due = _due().select_for_update(no_key=True, skip_locked=True)
         attempts = []
         for payout in due.order_by("id")[:limit]:
             signed = sign(payout)
@@ -70,6 +68,11 @@ def claim_payouts(sign: Callable[[Payout], SignedPayout], *, limit: int) -> list
             payout.attempt_count += 1
             payout.save(update_fields=["status", "sent_at", "attempt_count"])
     return [_open(attempt) for attempt in attempts]
+
+
+def payouts_are_due() -> bool:
+    """Whether there is something to claim now; a look without locks."""
+    return _due().exists()
 
 
 def open_attempts(*, limit: int) -> list[OpenAttempt]:
@@ -136,6 +139,12 @@ def mark_not_paid(attempt_id: int, *, outcome: str, error: str, slot: int | None
             void([hold_key(payout.pk)])
         payout.save(update_fields=["status", "not_before", "ended_at", "error"])
     return payout
+
+
+def _due() -> QuerySet[Payout]:
+    return Payout.objects.filter(
+        Q(not_before__isnull=True) | Q(not_before__lte=timezone.now()), status=Status.PENDING
+    )
 
 
 def _of_open_attempt(attempt_id: int) -> Payout | None:

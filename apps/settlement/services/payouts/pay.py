@@ -16,7 +16,7 @@ from apps.settlement.chain import ChainSession, custody_keypair
 from apps.settlement.services.payouts.send import send_attempts
 from apps.settlement.services.signing import COMPUTE_UNIT_PRICE_MIN
 from apps.vendors.models import Payout
-from apps.vendors.services.execution import SignedPayout, claim_payouts
+from apps.vendors.services.execution import SignedPayout, claim_payouts, payouts_are_due
 from machpay.chain.tokens import associated_token_address, create_ata_idempotent, transfer
 from machpay.chain.transactions import sign_transaction
 
@@ -33,6 +33,8 @@ def pay_payouts(chain: ChainSession) -> list[int]:
     that no other has. Raises `SettlementPaused` without the custody key, `RpcUnavailable`; what was stored by then is
     sent by `follow_payouts`."""
     custody = custody_keypair()
+    if not payouts_are_due():
+        return []
     wallet = associated_token_address(custody.pubkey(), chain.network.mint)
     price = chain.run(
         chain.client.priority_price([wallet], least=COMPUTE_UNIT_PRICE_MIN, most=settings.PRIORITY_PRICE_MAX)
