@@ -15,13 +15,15 @@ from machpay_gateway.log.records import Outcome
 
 
 class Binding(msgspec.Struct, gc=False):
-    """The payment under one identifier. `outcome` is None while it is in flight."""
+    """The payment under one identifier. `outcome` is None while it is in flight; `repeats` counts the payments that
+    were taken for nothing under it since the start."""
 
     number: int
     digest: bytes
     request_hash: bytes
     accepted_at: int
     outcome: Outcome | None = None
+    repeats: int = 0
 
     @property
     def receipt(self) -> SignedReceipt | None:

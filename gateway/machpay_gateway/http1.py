@@ -5,7 +5,6 @@ must not do.
 """
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final, cast
@@ -254,75 +253,3 @@ class Connection(asyncio.Protocol):
         elif not self._is_surplus:
             # 100 or 103: the answer itself follows.
             self.headers = []
-
-
-class Pool:
-    """Connections to one server, the one used last first."""
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        tls: ssl.SSLContext | None,
-        connect_timeout_s: float,
-        read_timeout_s: float,
-        keep_alive_s: float,
-        max_connections: int,
-    ) -> None:
-        self._address = (host, port)
-        self._tls = tls
-        self._connect_timeout_s = connect_timeout_s
-        self._read_timeout_s = read_timeout_s
-        self._keep_alive_s = keep_alive_s
-        self._idle: deque[Connection] = deque()
-        self._slots = asyncio.Semaphore(max_connections)
-
-    async def acquire(self, *, fresh: bool = False) -> Connection:
-        """A connection to be given back by `release`. Raises `OSError`, `TimeoutError`."""
-        if self._slots.locked():
-            async with asyncio.timeout(self._connect_timeout_s + self._read_timeout_s):
-                await self._slots.acquire()
-        else:
-            await self._slots.acquire()
-        try:
-            return (None if fresh else self._reuse()) or await self._connect()
-        except BaseException:
-            self._slots.release()
-            raise
-
-    def release(self, connection: Connection) -> None:
-        """Take a connection back; one that cannot be used again is dropped."""
-        self._slots.release()
-        if connection.is_reusable:
-            connection.served += 1
-            connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.append(connection)
-        else:
-            connection.abort()
-
-    def close(self) -> None:
-        while self._idle:
-            self._idle.popleft().abort()
-
-    def _reuse(self) -> Connection | None:
-        oldest_allowed = asyncio.get_running_loop().time() - self._keep_alive_s
-        while self._idle and (self._idle[0].idle_since < oldest_allowed or not self._idle[0].is_open):
-            self._idle.popleft().abort()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.is_open:
-                return connection
-        return None
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        host, port = self._address
-        options: dict[str, Any] = {}
-        if self._tls is not None:
-            options = {"ssl": self._tls, "server_hostname": host}
-        async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._read_timeout_s), host, port, **options
-            )
-        return connection

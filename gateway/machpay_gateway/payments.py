@@ -28,6 +28,11 @@ RECENT_PAYMENTS: Final = 20_000
 LOST_STATUS: Final = 503
 """The status in the receipt of a payment whose answer was never sent because the gateway stopped."""
 
+MAX_REPEATS: Final = 100
+"""How many payments under one identifier are taken for nothing."""
+REPEATED_STATUS: Final = 409
+"""The status in the receipt of a payment that was taken for nothing because its identifier had been used."""
+
 PaymentState = Literal["served", "void", "unknown"]
 
 
@@ -217,6 +222,24 @@ class Payments:
         possible only if the clock stepped back."""
         guard, intent = self.book.guard, attempt.intent
         return intent.deadline <= guard.floor or guard.has(attempt.agent, intent.nonce)
+
+    def accept_repeat(self, attempt: Attempt) -> bool:
+        """Take a payment for nothing whose identifier another one has; False if there were too many of them.
+
+        Its voucher counts and its nonce is used up. Each costs the log and the relayer a record, so they are bounded.
+        """
+        binding = None
+        if attempt.identifier is not None:
+            binding = self.book.bindings.get(attempt.agent, attempt.identifier)
+        if self.is_known(attempt):
+            return True
+        if binding is None or binding.repeats >= MAX_REPEATS:
+            return False
+        binding.repeats += 1
+        ticket = self.accept(attempt, 0)
+        self.resolve(ticket, REPEATED_STATUS, 0, final=True)
+        self.sent(ticket)
+        return True
 
     def flying(self, digest: bytes) -> Accept | None:
         """The accept record of a payment that is in flight."""

@@ -27,8 +27,6 @@ from machpay_gateway.settings import Settings
 
 REPEATED: Final = (b"machpay-repeated", b"true")
 """Marks an answer that was given before."""
-REPEATED_STATUS: Final = 409
-"""The status in the receipt of a payment that was taken for nothing because its identifier had been used."""
 
 
 class Repeats:
@@ -69,7 +67,7 @@ class Repeats:
         """Answer a payment whose identifier another one has; False if that one came to nothing, and this may be judged
         again. The attempt's signature was verified.
 
-        Raises `RequestError`: 409 for another request, and for a payment that stays in flight too long.
+        Raises `RequestError`: 409 for another request and for a payment that stays in flight too long, 429 for too many.
         """
         if not earlier.same_request:
             raise RequestError(
@@ -78,10 +76,8 @@ class Repeats:
         if earlier.receipt is None:
             await self._wait(earlier.digest)
             return False
-        if not self._payments.is_known(attempt):
-            ticket = self._payments.accept(attempt, 0)
-            self._payments.resolve(ticket, REPEATED_STATUS, 0, final=True)
-            self._payments.sent(ticket)
+        if not self._payments.accept_repeat(attempt):
+            raise RequestError(429, "too_many_repeats", "this payment identifier was used too often")
         kept = self._responses.find(earlier.digest)
         if kept is None:
             await self._gone(earlier.receipt, attempt, asked, send)

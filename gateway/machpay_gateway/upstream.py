@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from machpay_gateway.errors import UpstreamError
 from machpay_gateway.headers import Headers, to_upstream
-from machpay_gateway.http1 import Broken, Connection, Pool
+from machpay_gateway.http1 import Broken, Connection
+from machpay_gateway.pool import Pool
 from machpay_gateway.request import Request
 from machpay_gateway.settings import UpstreamSection
 

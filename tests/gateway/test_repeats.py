@@ -192,6 +192,19 @@ class TestIdentifier:
         await gateway.stop()
         assert [item["charged"] for item in net.items.values()] == ["1000", "0"]
 
+    async def test_what_is_taken_for_nothing_is_bounded(
+        self, gateway: RunningGateway, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("machpay_gateway.payments.MAX_REPEATS", 3)
+        payer = gateway.payer()
+        statuses = [
+            (await gateway.get("/paid", headers=payer.headers(payer.intent(), identifier=ID))).status
+            for _ in range(6)
+        ]
+        assert statuses == [200] * 4 + [429] * 2
+        assert len(upstream.seen) == 1
+        assert await gateway.committed(payer) == PRICE
+
     async def test_another_request_under_it_is_a_conflict_and_moves_nothing(
         self, gateway: RunningGateway, upstream: Upstream
     ) -> None:
