@@ -67,7 +67,8 @@ class Repeats:
         """Answer a payment whose identifier another one has; False if that one came to nothing, and this may be judged
         again. The attempt's signature was verified.
 
-        Raises `RequestError`: 409 for another request and for a payment that stays in flight too long, 429 for too many.
+        Raises `RequestError`: 409 for another request and for a payment that stays in flight too long, 429 for too
+        many.
         """
         if not earlier.same_request:
             raise RequestError(
