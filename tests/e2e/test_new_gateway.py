@@ -26,7 +26,8 @@ from machpay.protocol.keys import SigningKey
 from machpay_gateway.setup.files import to_toml
 from tests.e2e.conftest import Running, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+# A dozen commands are started one after the other, each a process of its own.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 EXAMPLE = ROOT / "examples" / "vendor_fastapi"
 
@@ -117,7 +118,6 @@ def test_the_vendor_example_is_set_up_paid_and_seen_as_its_readme_says(
     serve, init, register, run, check, call = readme_commands()
     shell.start(serve)
     shell.run(init)
-    shell.run(f"{check} --json", code=1)  # not registered yet
     registered = json.loads(shell.run(register, "--json").stdout)
     gateway, vendor = registered["gateways"][0], registered["vendor"]
     assert registered["relayer"] == "registered"
