@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -24,7 +25,10 @@ import uvloop
 
 from bench.paid_calls import clients, load, orders, steps
 from bench.paid_calls.report import median, progress, say, spread, table
-from bench.paid_calls.stack import PRICE, ROOT, Measured, Stack, cpu_s
+from bench.paid_calls.stack import PRICE, Measured, Stack
+from devnet.network import ROOT
+from devnet.offers import ATLAS, LEXICON
+from machpay_gateway.siblings.family import identity
 
 CONNECTIONS = 32
 LIMITS = {"payment": 150.0, "middleware": 2.0, "client": 3.0, "p50": 5.0, "p99": 50.0}
@@ -73,14 +77,14 @@ class Bench:
         self._stack = stack
         self._plan = plan
         self._payers = [
-            orders.Payer(stack.network, agent, stack.gateway_key.public, stack.vendor, PRICE)
+            orders.Payer(stack.network, agent, stack.key_of(LEXICON).public, stack.vendor_of(LEXICON), PRICE)
             for agent in stack.agents[:-1]
         ]
         self.figures = Figures()
 
     def run(self) -> None:
         with self._stack.gateway() as gateway, self._stack.peer() as peer:
-            self._warm_up(gateway)
+            self._warm_up(gateway, self._payers)
             self._closed("warm-up of the peer", peer, orders.stock(self._stack.agents[0], 300))
             for number in range(self._plan.runs):
                 say(f"run {number + 1} of {self._plan.runs}: closed loops")
@@ -91,15 +95,17 @@ class Bench:
             self._report_throughput()
             self._report_calls()
             self._open(gateway)
+            self._scaling(gateway)
 
-    def _warm_up(self, gateway: Measured) -> None:
+    def _warm_up(self, gateway: Measured, payers: list[orders.Payer]) -> None:
         """Until every agent is known: first look-ups go to the chain and may take longer than one answer waits."""
         for _ in range(20):
-            requests = orders.paid(self._payers, 4 * len(self._payers))
+            requests = orders.paid(payers, 4 * len(payers))
             result = uvloop.run(load.closed_loop(gateway.url, requests, connections=CONNECTIONS))
             if not result.failed:
                 self._stack.delivered(gateway)
                 return
+            # What was refused may be above what was accepted: the next totals are above both.
             time.sleep(0.5)
         raise SystemExit(f"the gateway refuses payments: {result.failures}; see {self._stack.folder}")
 
@@ -119,10 +125,10 @@ class Bench:
     def _sampled(
         self, name: str, server: Measured, requests: list[bytes], settle: Callable[[], None]
     ) -> None:
-        before = cpu_s(server.pid)
+        before = server.cpu_s
         result = self._closed(name, server, requests)
         settle()
-        self.figures.add(f"{name} µs", (cpu_s(server.pid) - before) / len(requests) * 1e6)
+        self.figures.add(f"{name} µs", (server.cpu_s - before) / len(requests) * 1e6)
         self.figures.add(f"{name}/s", result.per_second)
         self.figures.add(f"{name} load share", result.cpu_s / result.seconds)
 
@@ -173,6 +179,40 @@ class Bench:
         )
         _verdict(
             "CPU against the stock middleware", median(figures.ratio("stock µs", "paid µs")), "at least", 2
+        )
+
+    # --- Several processes ------------------------------------------------------------------------------------------
+
+    def _scaling(self, one: Measured) -> None:
+        """One process on one core against two on two, half of whose requests arrive at the wrong one. On a machine with
+        two cores the second one has the load and everything else to carry too."""
+        plan, stack, figures = self._plan, self._stack, self.figures
+        say("starting two gateway processes of another vendor")
+        key, vendor = stack.key_of(ATLAS), stack.vendor_of(ATLAS)
+        pairs = [
+            orders.Payer(stack.network, agent, identity(key, index).public, vendor, PRICE)
+            for agent in stack.agents[:-1]
+            for index in (0, 1)
+        ]
+        with stack.gateway(ATLAS, workers=2) as two:
+            self._warm_up(two, pairs)
+            for number in range(plan.runs):
+                say(f"run {number + 1} of {plan.runs}: one and two processes")
+                for name, server, payers in (("1 process", one, self._payers), ("2 processes", two, pairs)):
+                    self._sampled(
+                        name, server, orders.paid(payers, plan.closed), partial(stack.delivered, server)
+                    )
+        rows = [
+            (name, figures.spread(f"{name}/s"), figures.spread(f"{name} µs"))
+            for name in ("1 process", "2 processes")
+        ]
+        table(
+            "Several gateway processes, every second request forwarded",
+            ("gateway", "calls/s", "CPU µs per call"),
+            rows,
+        )
+        print(
+            f"\n2 processes against 1: {median(figures.ratio('2 processes/s', '1 process/s')):.2f} times the calls"
         )
 
     # --- Whole calls ------------------------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Connection(asyncio.Protocol):
 async def connect(url: str, count: int) -> list[Connection]:
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    pairs = [await loop.create_connection(Connection, parts.hostname, parts.port) for _ in range(count)]
+    host, port = parts.hostname or "", parts.port or 80
+    pairs = [await loop.create_connection(Connection, host, port) for _ in range(count)]
     return [connection for _, connection in pairs]
 
 
@@ -130,7 +131,11 @@ async def closed_loop(
 
         connection.send(request, done)
 
-    await _measure(result, finished.wait, lambda: [go_on(connection) for connection in pool])
+    def start() -> None:
+        for connection in pool:
+            go_on(connection)
+
+    await _measure(result, finished.wait, start)
     for connection in pool:
         connection.close()
     return result
@@ -189,7 +194,7 @@ async def open_loop(
 
 
 async def _measure(
-    result: Result, work: Callable[[], Awaitable[object]], start: Callable[[], object] = lambda: None
+    result: Result, work: Callable[[], Awaitable[object]], start: Callable[[], None] = lambda: None
 ) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     start()

@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import uvicorn
@@ -18,6 +19,7 @@ from fastapi import FastAPI, Request, Response
 from x402 import x402ResourceServer
 from x402.http.middleware.fastapi import payment_middleware
 from x402.http.types import PaymentOption, RouteConfig
+from x402.interfaces import PaymentFlowConfig
 from x402.schemas import (
     AssetAmount,
     PaymentPayload,
@@ -85,7 +87,9 @@ class ServerScheme:
 
     scheme = SCHEME
     default_asset_transfer_method = "default"
-    payment_flows = {"default": {"supported": ("authorization",), "default": "authorization"}}  # noqa: RUF012
+    payment_flows: Mapping[str, PaymentFlowConfig] = {
+        "default": PaymentFlowConfig(supported=("authorization",), default="authorization")
+    }
 
     def parse_price(self, price: Any, network: str) -> AssetAmount:
         return AssetAmount(amount=str(price), asset=ASSET)

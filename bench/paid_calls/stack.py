@@ -12,21 +12,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from solders.hash import Hash
+from solders.pubkey import Pubkey
 
 from devnet.chain import bootstrap_chain
 from devnet.keys import KeyStore
 from devnet.network import PROGRAM, ROOT
-from devnet.offers import LEXICON
+from devnet.offers import LEXICON, Offer
 from devnet.processes import ManagedProcess, ProcessFailed
 from devnet.services import Services
 from devnet.services.ports import free_port
 from machpay.chain.network import Network
+from machpay.protocol.keys import SigningKey
 
 PRICE = 100
 AGENTS = 32
@@ -57,10 +59,15 @@ def cpu_s(pid: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A server under measurement."""
+    """A server under measurement, and the processes it consists of."""
 
     url: str
-    pid: int
+    pids: tuple[int, ...]
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that it has used."""
+        return sum(map(cpu_s, self.pids))
 
 
 class Stack:
@@ -70,8 +77,6 @@ class Stack:
         self.cores = Cores.choose()
         self.folder = folder
         self.keys = KeyStore(folder / "keys")
-        self.vendor = self.keys.get(f"vendor-{LEXICON.vendor}").public
-        self.gateway_key = self.keys.get(LEXICON.gateway)
         self.agents = [self.keys.get(f"agent-{number}") for number in range(AGENTS)]
         self.network: Network
         self.rpc_url = ""
@@ -137,17 +142,28 @@ class Stack:
         self._run("upstream", [sys.executable, "-m", "bench.paid_calls.upstream", str(port)])
         self.upstream_url = f"http://127.0.0.1:{port}"
 
+    def key_of(self, offer: Offer) -> SigningKey:
+        return self.keys.get(offer.gateway)
+
+    def vendor_of(self, offer: Offer) -> Pubkey:
+        return self.keys.get(f"vendor-{offer.vendor}").public
+
     # --- What is measured -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def gateway(self, *, workers: int = 1) -> Iterator[Measured]:
-        """A fresh gateway on its own core, its log on the disk."""
+    def gateway(self, offer: Offer = LEXICON, *, workers: int = 1) -> Iterator[Measured]:
+        """A fresh gateway, its log on the disk. One process has its own core; several have as many cores as they are,
+        beginning with it."""
         folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=self.folder))
         config = folder / "gateway.toml"
-        config.write_text(self._configuration(folder))
-        command = [sys.executable, "-m", "machpay_gateway", "run", "--config", str(config), "--port", "0"]
+        config.write_text(self._configuration(offer, folder))
+        gateway = [sys.executable, "-m", "machpay_gateway"]
+        if workers > 1:
+            self._register(offer, gateway, config, workers)
+        command = [*gateway, "run", "--config", str(config), "--port", "0", "--workers", str(workers)]
         endpoint = folder / "data" / "endpoint.json"
-        with self._pinned(f"gateway-{folder.name}", command) as process:
+        cores = [self.cores.gateway, *sorted(self.cores.others - {self.cores.gateway})][:workers]
+        with self._pinned(folder.name, command, cores) as process:
             deadline = time.monotonic() + 60
             while not endpoint.exists():
                 process.check()
@@ -155,7 +171,9 @@ class Stack:
                     raise SystemExit(f"the gateway did not start\n{process.log_tail()}")
                 time.sleep(0.05)
             told = json.loads(endpoint.read_text())
-            yield Measured(told["url"], int(told["pid"]))
+            states = [endpoint.parent / f"worker-{number}" / "worker.json" for number in range(1, workers)]
+            states.append(endpoint.parent / ("endpoint.json" if workers == 1 else "worker.json"))
+            yield Measured(told["url"], tuple(json.loads(state.read_text())["pid"] for state in states))
 
     @contextlib.contextmanager
     def peer(self) -> Iterator[Measured]:
@@ -165,23 +183,38 @@ class Stack:
             url = f"http://127.0.0.1:{port}"
             _wait(process, f"{url}/health")
             assert process.pid is not None
-            yield Measured(url, process.pid)
+            yield Measured(url, (process.pid,))
 
     def delivered(self, measured: Measured, timeout_s: float = 120.0) -> None:
         """Wait until the relayer and the receiver have everything that a gateway served."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            components = httpx.get(f"{measured.url}/health", trust_env=False).json()["components"]
-            if components["delivery"]["undelivered"] == 0 and components["receiver"]["queued"] == 0:
+            told = httpx.get(f"{measured.url}/health", trust_env=False, timeout=30).json()
+            parts = [worker["components"] for worker in told.get("workers", [told])]
+            if not any(part["delivery"]["undelivered"] or part["receiver"]["queued"] for part in parts):
                 return
             time.sleep(0.5)
         raise SystemExit("the relayer did not take the payments in time")
 
-    def _configuration(self, folder: Path) -> str:
+    def _register(self, offer: Offer, gateway: list[str], config: Path, workers: int) -> None:
+        """Make the identities of all processes known, as a vendor does."""
+        vendor, payer = self.keys.path(f"vendor-{offer.vendor}"), self.keys.path("admin")
+        subprocess.run(
+            [
+                *(*gateway, "register", "--config", str(config), "--workers", str(workers), "--json"),
+                *("--vendor-keypair", str(vendor), "--fee-payer", str(payer)),
+            ],
+            env={**os.environ, "PYTHONPATH": _SOURCES},
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def _configuration(self, offer: Offer, folder: Path) -> str:
         return f"""
 [gateway]
-keypair_file = "{self.keys.path(LEXICON.gateway)}"
-vendor = "{self.vendor}"
+keypair_file = "{self.keys.path(offer.gateway)}"
+vendor = "{self.vendor_of(offer)}"
 data_dir = "{folder / "data"}"
 max_timeout_s = 570
 
@@ -211,8 +244,9 @@ path = "/free"
     # --- Processes --------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _pinned(self, name: str, command: list[str]) -> Iterator[ManagedProcess]:
-        process = self._process(name, ["taskset", "-c", str(self.cores.gateway), *command])
+    def _pinned(self, name: str, command: list[str], cores: Sequence[int] = ()) -> Iterator[ManagedProcess]:
+        listed = ",".join(map(str, cores or [self.cores.gateway]))
+        process = self._process(name, ["taskset", "-c", listed, *command])
         process.start()
         try:
             yield process
