@@ -251,5 +251,10 @@ def _mark(statement: str, settled: Collection[SettlementSeen]) -> int:
         [str(Status.SLASHED if each.from_forfeited else Status.SETTLED) for each in settled],
     ]
     with connection.cursor() as cursor:
+        # The partial indexes hold unsettled rows only; with statistics of a quieter hour the planner would read the
+        # whole history instead.
+        cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(statement, columns)
-        return int(cursor.rowcount)
+        marked = int(cursor.rowcount)
+        cursor.execute("SET LOCAL enable_seqscan = on")
+    return marked
