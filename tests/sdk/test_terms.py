@@ -8,7 +8,7 @@ import pytest
 from machpay.client.errors import GatewayMismatchError, PriceTooHighError
 from machpay.client.terms import Call, check_binding, check_gateway, check_price, choose_offer, origin_of
 from machpay.protocol.offers import Offer
-from machpay.protocol.requests import request_hash, route_hash
+from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, request_hash, route_hash
 from machpay.protocol.x402 import VERSION, PaymentRequired, Requirements, Resource
 from tests.sdk.model import GATEWAY, NETWORK, STRANGER
 
@@ -103,4 +103,11 @@ def test_origins_have_one_spelling(url, origin):
 
 
 def test_a_route_is_origin_method_and_path():
-    assert CALL.route == ("http://h:80", "POST", b"/a")
+    assert CALL.route == ("http://h:80", "POST", b"/a", False)
+
+
+def test_a_body_too_long_to_be_read_ahead_has_a_price_of_its_own():
+    # The gateway binds it otherwise.
+    long = replace(CALL, body=b"x" * (MAX_BOUND_BODY_BYTES + 1))
+    assert long.route == (*CALL.route[:3], True)
+    assert replace(CALL, body=b"x" * MAX_BOUND_BODY_BYTES).route == CALL.route

@@ -31,7 +31,7 @@ from machpay.protocol.x402 import RESPONSE_HEADER, SIGNATURE_HEADER, decode_resp
 from machpay.x402 import MachPayScheme, MachPaySchemeSync
 from machpay.x402.client import NETWORKS
 from tests.gateway.conftest import RunningGateway, eventually
-from tests.gateway.factories import PRICE, network
+from tests.gateway.factories import PRICE, ROUTES, network
 from tests.sdk.scripted import Scripted, changed
 
 
@@ -265,3 +265,16 @@ async def test_the_gateway_tells_a_scheme_what_the_request_is_hashed_to(key, gat
     assert answer.response.extra["requestHash"] == request_hash("GET", "/paid?x=2").hex()
     assert answer.response.extra["binding"] == "request"
     assert upstream.seen == []
+
+
+async def test_a_metered_stream_is_paid_and_the_next_total_is_learned(key, start_gateway, upstream, caplog):
+    routes = f'{ROUTES}\n[[routes]]\npath = "/metered"\nprice_atomic = 1000\nmetered = true\n'
+    gateway = await start_gateway(routes=routes)
+    upstream.release.set()
+    async with an_httpx_client(a_config(key)) as http:
+        answer = await http.get(gateway.url + "/metered?mode=trailer&amount=70")
+        assert (answer.status_code, answer.text.split()) == (200, ["first", "second"])
+        answer = await http.get(gateway.url + "/paid")
+        assert charged(answer) == PRICE
+    assert await gateway.committed(gateway.payer(key)) == 70 + PRICE
+    assert [record for record in caplog.records if record.name.startswith("machpay.x402")] == []
