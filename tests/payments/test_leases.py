@@ -7,9 +7,9 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from apps.payments.errors import LeasesTooLong, NotDelivered, UnknownLease
-from apps.payments.models import AgentMirror, ChainConfig, EnforcementEvent, Lease
+from apps.payments.models import AgentMirror, ChainConfig, EnforcementEvent, Lease, RelayerPulse
 from apps.payments.selectors.liability import liability_answer
-from apps.payments.services import enforcement, leases
+from apps.payments.services import enforcement, leases, pulse
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.gateways import LogPosition, note_delivered
 from apps.payments.services.leases import Granted, Refused, Wish
@@ -272,6 +272,24 @@ def test_a_lapsed_lease_makes_room_without_waiting_for_anybody(agent):
     lapse(ended_s=30, frees_s=0)
     assert granted(payer_of(agent), intent=BOND - MIN_BOND).amount == BOND - MIN_BOND
     assert sorted(Lease.objects.values_list("state", flat=True)) == ["EXPIRED", "LIVE"]
+
+
+def test_no_grace_ends_while_gateways_cannot_deliver(agent):
+    payer = payer_of(agent)
+    granted(payer, intent=BOND - MIN_BOND)
+    lapse(ended_s=600, frees_s=-570)
+    now = timezone.now()
+    away = RelayerPulse.objects.create(up_since=now - timedelta(hours=1), last_at=now - timedelta(seconds=16))
+    assert (leases.free_lapsed(), ask(payer_of(agent))) == (0, Refused("insufficient_bond"))
+    # It is back: gateways get a whole grace to deliver what they charged meanwhile.
+    pulse.beat()
+    away.refresh_from_db()
+    assert away.up_since > now
+    assert (leases.free_lapsed(), ask(payer_of(agent))) == (0, Refused("insufficient_bond"))
+    RelayerPulse.objects.update(up_since=now - timedelta(seconds=31))
+    pulse.beat()
+    assert granted(payer_of(agent), intent=BOND - MIN_BOND).amount == BOND - MIN_BOND
+    assert Lease.objects.filter(state="EXPIRED").count() == 1
 
 
 def test_a_gateway_in_its_grace_gets_its_lease_back(agent):

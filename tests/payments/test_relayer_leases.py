@@ -41,7 +41,7 @@ def relayer(
     folder = tmp_path_factory.mktemp("relayer")
     with django_db_blocker.unblock():
         try:
-            with running_relayer(local_chain, folder, LEASE_SHARE_PERCENT="100") as server:
+            with running_relayer(local_chain, folder, LEASE_SHARE_PERCENT="100", LEASE_GRACE_S="1") as server:
                 yield server
             assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
         finally:

@@ -25,6 +25,7 @@ from apps.payments.models.rules import (
     ChainConfig,
     EnforcementEvent,
     NetworkRules,
+    RelayerPulse,
 )
 from apps.payments.models.settlements import Settlement, SettlementItem
 from apps.payments.models.transactions import Transaction
@@ -65,6 +66,7 @@ __all__ = [
     "NetworkRules",
     "PaymentIntent",
     "Reconciliation",
+    "RelayerPulse",
     "Reversal",
     "Settlement",
     "SettlementItem",

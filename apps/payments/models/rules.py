@@ -57,6 +57,22 @@ class ChainConfig(models.Model):
         return f"configuration at slot {self.slot}"
 
 
+class RelayerPulse(models.Model):
+    """Since when gateways can deliver; one row. While no relayer answers, no lease's grace ends, and after an absence
+    gateways get all of it to deliver what they charged meanwhile."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    up_since = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "payments_relayer_pulse"
+        constraints = (models.CheckConstraint(condition=Q(id=1), name="payments_relayer_pulse_single"),)
+
+    def __str__(self) -> str:
+        return f"up since {self.up_since}"
+
+
 class AgentDay(models.Model):
     """What one agent was charged on one day (UTC, by the time inside the nonce)."""
 

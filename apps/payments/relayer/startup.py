@@ -24,9 +24,9 @@ from apps.payments.facilitator.keys import HostedKeys
 from apps.payments.models import INTENT_PARTITIONS, ChainConfig
 from apps.payments.relayer.app import Relayer
 from apps.payments.relayer.directory import Directory
-from apps.payments.relayer.threads import Threads
+from apps.payments.relayer.threads import DatabaseUnavailable, Threads
 from apps.payments.relayer.waiting import Followers
-from apps.payments.services import leases
+from apps.payments.services import leases, pulse
 from apps.payments.services import network as binding
 from apps.payments.services.config import remember_config
 from machpay.chain.client import ChainClient
@@ -76,6 +76,7 @@ async def started_relayer() -> AsyncIterator[Relayer]:
             if keys is None
             else Facilitator(network=chain.network, keys=keys, directory=directory, threads=threads)
         )
+        stack.push_async_callback(_cancelled, asyncio.create_task(_beat(threads)))
         followers = Followers(threads)
         stack.push_async_callback(_cancelled, asyncio.create_task(followers.run()))
         yield Relayer(
@@ -129,6 +130,14 @@ async def _learn_config(chain: ChainClient, threads: Threads) -> None:
     config = await threads.database(ChainConfig.objects.first)
     if config is not None:
         leases.require_times(config)
+
+
+async def _beat(threads: Threads) -> None:
+    """Say in the database that gateways can deliver, for ever."""
+    while True:
+        with contextlib.suppress(DatabaseUnavailable):
+            await threads.database(pulse.beat)
+        await asyncio.sleep(pulse.EVERY.total_seconds())
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

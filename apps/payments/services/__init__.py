@@ -3,6 +3,7 @@
 network        which network this database belongs to
 gateways       the gateway registry and heartbeats
 leases         granting, renewing, releasing and freeing leases
+pulse          since when gateways can deliver
 enforcement    status, limits, kill switches, network rules and alarms, each with its record
 changes        entries of the change stream
 intake         storing resolved payments

@@ -22,6 +22,7 @@ from apps.payments.errors import ChainUnavailable, LeasesTooLong, NotDelivered, 
 from apps.payments.locks import lock_agents, lock_channels, lock_rules
 from apps.payments.models import AgentDay, AgentMirror, ChainConfig, Channel, Gateway, Lease, NetworkRules
 from apps.payments.services.enforcement import mirrored_slot
+from apps.payments.services.pulse import reachable_for
 
 _FREED_AT_ONCE: Final = 500
 _CLAIM_DELAY_PART: Final = 4
@@ -121,6 +122,8 @@ def release(*, lease_id: UUID, gateway: str, last_seq: int) -> int:
 
 def free_lapsed() -> int:
     """End leases whose grace is over; returns how many. Safe to run anywhere and anytime."""
+    if not _gateways_had_their_chance():
+        return 0
     lapsed = Lease.objects.filter(state=Lease.State.LIVE, frees_at__lte=timezone.now())
     agents = list(lapsed.order_by("frees_at").values_list("agent", flat=True)[:_FREED_AT_ONCE])
     freed = 0
@@ -262,11 +265,20 @@ def _delivered(gateway: str) -> int:
 
 def _free_lapsed(agent: str, now: datetime) -> int:
     """End the lapsed leases of a locked agent."""
+    if not _gateways_had_their_chance():
+        return 0
     lapsed = Lease.objects.filter(agent=agent, state=Lease.State.LIVE, frees_at__lte=now)
     leases = list(lapsed.select_related("channel").order_by("id").select_for_update(of=("self",)))
     for lease in leases:
         _end(lease, Lease.State.EXPIRED, lease.channel.charged_total_atomic)
     return len(leases)
+
+
+def _gateways_had_their_chance() -> bool:
+    """Whether gateways have been able to deliver for a whole grace: after an absence of the relayer nothing is freed
+    before they could hand over what they charged meanwhile."""
+    reachable = reachable_for()
+    return reachable is None or reachable >= timedelta(seconds=settings.LEASE_GRACE_S)
 
 
 def _end(lease: Lease, state: Lease.State, charged: int) -> None:
