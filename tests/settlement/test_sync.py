@@ -14,10 +14,11 @@ from apps.core.live import channel as live_channel
 from apps.core.redis import sync_redis
 from apps.ledger import chart
 from apps.ledger.selectors import statement
-from apps.payments.models import Settlement, SettlementItem
+from apps.payments.models import ChainEvent, Settlement, SettlementItem
 from apps.payments.services.chain_mirror import Applied
 from devnet.offers import ATLAS, LEXICON
 from tests.settlement.conftest import BOND, Recon
+from tests.settlement.test_every_way_out import slash, withdraw
 from tests.support.chain import Payer
 
 
@@ -206,3 +207,25 @@ def test_a_deposit_is_told_to_its_agent(recon: Recon, listener: Listener) -> Non
 
     ((_topic, event, data),) = listener.heard()
     assert (event, data["agent"], data["amount_atomic"]) == ("deposit", payer.agent.pubkey, "5000")
+    assert ChainEvent.objects.get(transaction=data["transaction"], kind="Deposited").data["amount"] == "5000"
+
+
+def test_ways_out_of_a_bond_are_told_to_its_agent_with_their_transactions(
+    recon: Recon, listener: Listener
+) -> None:
+    agent = recon.chain.new_agent(bond_atomic=BOND)
+    recon.catch_up()
+    listener.watch(f"agent:{agent.pubkey}")
+    withdraw(recon, agent, 1_000_000)
+    recon.sync()
+    slash(recon, recon.chain.payer(agent, LEXICON), recon.chain.payer(agent, ATLAS))
+    recon.sync()
+
+    heard = [(event, data) for _topic, event, data in listener.heard()]
+
+    assert [(event, data["amount_atomic"]) for event, data in heard] == [
+        ("withdrawal", "1000000"),
+        ("slash", str(BOND - 1_000_000)),
+    ]
+    kinds = [ChainEvent.objects.get(transaction=data["transaction"]).kind for _event, data in heard]
+    assert kinds == ["Withdrawn", "AgentSlashed"]
