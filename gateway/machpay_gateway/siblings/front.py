@@ -24,6 +24,7 @@ from machpay.protocol.x402 import GATEWAY_HEADER
 from machpay_gateway.answers import respond, respond_json, respond_problem
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
+from machpay_gateway.limits import Proxies
 from machpay_gateway.own import manifest
 from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
 from machpay_gateway.routes import LOOK_UP_PREFIX, Priced
@@ -34,8 +35,9 @@ from machpay_gateway.siblings.merge import merge_health, merge_metrics
 from machpay_gateway.siblings.seal import HEADER, unseal
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
-FORWARDED_FROM: Final = b"x-forwarded-for"
 KNOWN: Final = GATEWAY_HEADER.lower().encode()
+_SAID_HERE: Final = HOP_BY_HOP | {b"date", b"x-request-id"}
+"""What this process says itself about every answer."""
 ASK_S: Final = 2.0
 """How long a sibling may take to answer about itself."""
 
@@ -64,6 +66,8 @@ class Front:
         self._pubkey = family.pubkeys[family.own]
         self._routes = settings.routes
         self._max_body_bytes = settings.upstream.max_body_bytes
+        self._body_timeout_s = settings.limits.body_timeout_s
+        self._proxies = Proxies(settings.limits.trusted_proxies)
         self._lines = {
             index: Line(family.urls[index], family.pubkeys[index], secret, settings.upstream)
             for index in family.others
@@ -87,7 +91,7 @@ class Front:
         if scope["type"] != "http":
             await self._runtime.app(scope, receive, send)
             return
-        request = Request(scope, receive, self._max_body_bytes)
+        request = Request(scope, receive, self._max_body_bytes, self._body_timeout_s, self._proxies)
         try:
             if not await self._answered(request, scope, send):
                 await self._runtime.app(scope, receive, send)
@@ -154,9 +158,7 @@ class Front:
         index = None if known is None else self._family.index_of(known.decode("latin-1"))
         if index is not None:
             return index
-        forwarded = next((value for name, value in request.headers if name == FORWARDED_FROM), b"")
-        client = forwarded.split(b",")[0].strip() or (request.client_host or "").encode()
-        return self._family.home(client)
+        return self._family.home((request.client_host or "").encode())
 
     async def _pass_on(self, line: Line, request: Request, send: Send) -> None:
         await request.read_head()
@@ -173,9 +175,7 @@ class Front:
             ) from error
         try:
             headers = [
-                (name.lower(), value)
-                for name, value in answer.headers
-                if name.lower() not in HOP_BY_HOP and name.lower() not in (b"date", b"x-request-id")
+                (name.lower(), value) for name, value in answer.headers if name.lower() not in _SAID_HERE
             ]
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             try:

@@ -41,7 +41,8 @@ class Line(Upstream):
         self._host_line = b""
 
     def headers_for(self, request: Request) -> Headers:
-        origin = Origin(request.client_host or "", request.scheme)
+        # Our own peer, a trusted proxy included: the sibling judges its X-Forwarded-For like we do.
+        origin = Origin(request.via or request.client_host or "", request.scheme)
         passed = [(name, value) for name, value in request.headers if name not in _DROPPED]
         if request.host is None:
             passed.append((b"host", self._authority))
