@@ -116,7 +116,8 @@ class Admission:
                 raise RequestError(
                     503, "solvency_unknown", "the agent's bond cannot be looked up now", (RETRY_AFTER,)
                 )
-            decision = decide.admit(attempt.intent.cumulative, price, self._payments.standing(attempt, known))
+            standing = self._payments.standing(attempt, known)
+            decision = decide.admit(attempt.intent.cumulative, price, standing, asked=True)
         if isinstance(decision, Forward):
             ticket = self._payments.accept(attempt, decision.price, digest)
             self._solvency.accepted(attempt)

@@ -83,7 +83,8 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """The signature is good, but nothing recent is known about the agent: ask the relayer, then `admit` again."""
+    """The signature is good, but nothing recent is known about the agent, or its lease is used up: ask the relayer,
+    then `admit` again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,11 @@ def decide(attempt: Attempt | None, offer: Offer, standing: Standing, now: float
     return screen(attempt, offer, now) or admit(attempt.intent.cumulative, offer.price, standing)
 
 
-def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject | LookUp | Repeat:
-    """Judge a payment that passed `screen` against the agent's standing."""
+def admit(
+    cumulative: int, price: int, standing: Standing, *, asked: bool = False
+) -> Forward | Reject | LookUp | Repeat:
+    """Judge a payment that passed `screen` against the agent's standing. `asked` says that the relayer gave its credit
+    just now, so that a lease which does not cover the price is all there is."""
     if standing.earlier is not None:
         return Repeat(standing.earlier)
     if standing.nonce_seen:
@@ -130,11 +134,14 @@ def admit(cumulative: int, price: int, standing: Standing) -> Forward | Reject |
             f"{committed} is committed, so at least {committed + price} is needed",
         )
     unsettled = max(0, committed - credit.settled)
-    return _covered(credit, committed, unsettled, price, standing.cap) or Forward(price)
+    leased = credit.up_to is not None and credit.refused is None
+    if leased and not asked and (credit.up_to or 0) - committed < price:
+        return LookUp()
+    return _uncovered(credit, committed, unsettled, price, standing.cap) or Forward(price)
 
 
-def _covered(credit: Credit, committed: int, unsettled: int, price: int, cap: int) -> Reject | None:
-    """Whether the lease, or in optimistic mode the bond, covers `price` more."""
+def _uncovered(credit: Credit, committed: int, unsettled: int, price: int, cap: int) -> Reject | None:
+    """The refusal if neither the lease nor, in optimistic mode, the bond covers `price` more."""
     if credit.up_to is not None:
         left = max(0, credit.up_to - committed)
         if left < price and credit.refused == RefusalCode.BUDGET_EXCEEDED:

@@ -70,7 +70,7 @@ async def test_one_lease_serves_many_payments(gateway: RunningGateway, net: Netw
     payer = gateway.payer()
     assert [await code(gateway, payer) for _ in range(20)] == ["served"] * 20
     (asked,) = net.lease_requests
-    assert (int(asked.amount), asked.last_seq) == (64 * PRICE, 0)
+    assert (int(asked.amount), asked.last_seq) == (256 * PRICE, 0)
 
 
 async def test_concurrent_payments_never_exceed_the_lease(
@@ -286,7 +286,7 @@ async def test_a_crashed_gateway_asks_again_and_goes_on(start_gateway: START, ne
     lease_id = made.lease_id
     await gateway.stop()
     # As after a crash: the relayer still holds the lease.
-    made.lease_id, made.up_to = lease_id, 64 * PRICE
+    made.lease_id, made.up_to = lease_id, 256 * PRICE
     await gateway.start()
     assert await code(gateway, payer) == "served"
     assert made.lease_id == lease_id

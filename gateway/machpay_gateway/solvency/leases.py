@@ -29,7 +29,7 @@ from machpay_gateway.solvency.looking_up import LookUps
 from machpay_gateway.solvency.optimistic import changed
 from machpay_gateway.solvency.reading import Leased, read_lease
 
-FIRST_PAYMENTS: Final = 64
+FIRST_PAYMENTS: Final = 256
 """How many payments like the present one a lease is asked for at least."""
 HORIZON_S: Final = 120.0
 """A renewal asks for what the agent spends in this time at its present rate: enough for a lease's whole life,
@@ -340,15 +340,11 @@ class LeaseSolvency:
         return credit
 
     def _refused(self, attempt: Attempt, leased: Leased, now: float) -> Credit | None:
-        """A running lease is left as it is, unless it was revoked; without one, the refusal is remembered for a
-        moment."""
+        """A running lease is left as it is, unless it was revoked. The refusal is remembered for a moment."""
         agent = attempt.agent
         held = self._held.get(agent)
-        if held is not None:
-            if leased.refused in ("revoked", "agent_suspended", "agent_slashed", "held"):
-                self._end(agent, held)
-            elif leased.refused not in TEMPORARY and now < held.ends_at:
-                return held.credit
+        if held is not None and leased.refused in ("revoked", "agent_suspended", "agent_slashed", "held"):
+            self._end(agent, held)
         if leased.refused in TEMPORARY:
             return None
         # Only these two depend on how much was asked for.
