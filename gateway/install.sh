@@ -279,6 +279,7 @@ LimitNOFILE=65536
 UMask=0077
 NoNewPrivileges=yes
 LockPersonality=yes
+MemoryDenyWriteExecute=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
