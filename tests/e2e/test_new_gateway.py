@@ -24,6 +24,7 @@ from machpay import MachPayClient, MachPayConfig
 from machpay.chain.client import ChainClient
 from machpay.protocol.keys import SigningKey
 from machpay_gateway.setup.files import to_toml
+from machpay_gateway.setup.networks import Wanted, find_network
 from tests.e2e.conftest import Running, wait_until
 
 # A dozen commands are started one after the other, each a process of its own.
@@ -275,6 +276,15 @@ def test_a_registration_that_stops_half_way_is_finished_by_the_command_it_prints
     config.write_text(to_toml(tables))
     taken = shell.run("machpay-gateway register --config shop/gateway.toml", code=3)
     assert f"gateway {gateway} serves vendor" in taken.stderr
+
+
+def test_a_relayers_address_is_enough_to_know_the_network(running: Running) -> None:
+    demo = running.demo
+    wanted = Wanted(
+        rpc_url=demo["rpc_url"], relayer_url=demo["relayer_url"], receiver_url=demo["receiver_url"]
+    )
+    found = asyncio.run(find_network(wanted, offline=False))
+    assert (found.network, found.notes) == (running.network.network, ())
 
 
 async def _registered(running: Running, gateway: str) -> bool:
