@@ -278,3 +278,17 @@ async def test_a_metered_stream_is_paid_and_the_next_total_is_learned(key, start
         assert charged(answer) == PRICE
     assert await gateway.committed(gateway.payer(key)) == 70 + PRICE
     assert [record for record in caplog.records if record.name.startswith("machpay.x402")] == []
+
+
+async def test_the_stock_clients_own_cap_knows_the_token(key, start_gateway, upstream):
+    """A dollar a payment, which it can only tell from the asset's decimals."""
+    routes = "".join(
+        f'\n[[routes]]\nmethod = "GET"\npath = "/{name}"\nprice_atomic = {price}\n'
+        for name, price in (("dollar", 1_000_000), ("more", 1_000_001))
+    )
+    gateway = await start_gateway(routes=routes)
+    async with an_httpx_client(a_config(key, max_price_atomic=10**9)) as http:
+        assert charged(await http.get(gateway.url + "/dollar")) == 1_000_000
+        with pytest.raises(PaymentError, match="spend_controls"):
+            await http.get(gateway.url + "/more")
+    assert len(upstream.seen) == 1
