@@ -2,8 +2,10 @@
 until a top-up pays it."""
 
 import json
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 
 from apps.core.live import channel as live_channel
 from apps.core.redis import sync_redis
@@ -13,7 +15,9 @@ from apps.payments.models import AgentMirror, Case, EnforcementEvent, Reversal
 from apps.payments.services import cases
 from apps.settlement.services.solvency import watch_solvency
 from devnet.offers import ATLAS, LEXICON
+from machpay.chain import instructions as build
 from tests.settlement.conftest import Recon
+from tests.settlement.test_every_way_out import send
 from tests.support.chain import Payer
 
 SMALL_BOND = 1_000_000
@@ -161,3 +165,26 @@ def test_nothing_is_reversed_while_a_bond_or_a_transaction_can_still_pay(recon: 
 
     assert recon.statuses(payer) == ["PENDING"]
     assert uncollected(recon, payer) == 0
+
+
+def test_an_agent_that_owes_what_it_has_spoken_for_is_settled_at_once(recon: Recon, settings) -> None:
+    """Optimistic gateways may get ahead of a bond that is about to leave."""
+    settings.SETTLE_MINIMUM_ATOMIC = 10**9
+    (payer,) = recon.payers(1, LEXICON, bond_atomic=1_800_000)
+    recon.deliver(payer.pay(1_200_000))
+    assert recon.settle() == []
+    step = build.request_withdrawal(recon.chain.network, agent=payer.agent.public, amount=800_000)
+    send(recon, step, signers=(payer.agent,))
+    recon.sync()
+
+    # The withdrawal's own alarm was long ago.
+    AgentMirror.objects.update(settle_urgently_since=timezone.now() - timedelta(hours=1))
+    assert recon.settle() == []
+
+    assert watch_solvency().hurried == [payer.agent.pubkey]
+    assert watch_solvency().hurried == []
+
+    recon.settle()
+    recon.rest()
+    assert (recon.statuses(payer), status_of(payer)) == (["SETTLED"], "ACTIVE")
+    assert not Case.objects.filter(subject=payer.agent.pubkey).exists()
