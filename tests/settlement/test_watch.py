@@ -176,3 +176,42 @@ def test_charges_without_a_lease_cannot_empty_a_bond_that_is_leased(recon: Recon
     recon.rest()
     assert recon.channel(honest).settled_atomic == 30_000_000
     assert recon.bond(own.agent) == 0
+
+
+def test_with_the_relayer_gone_no_more_is_lost_than_was_leased_or_unsettled(recon: Recon) -> None:
+    own, honest = leased(recon)
+    bound = exposure(honest)
+    # 1,000 are charged and unsettled, 9,000 leased and not charged.
+    assert bound == 10_000
+
+    # From here on nothing settles, watches or revokes. The agent takes everything through a vendor of its own, while
+    # the honest gateway serves until its lease is used up.
+    claim(recon, own, 10 * BOND)
+    late = honest.pay(9_000)
+    with recon.chain.control() as control:
+        control.move_clock(CLAIM_DELAY + 1)
+    vendor = recon.chain.call(lambda client: client.vendor(own.vendor))
+    assert vendor is not None
+    step = build.execute_claim(
+        recon.chain.network,
+        vendor=own.vendor,
+        payout=vendor.payout,
+        agent=own.agent.public,
+        gateway=own.gateway.public,
+    )
+    send_unfinalised(recon, step, signers=())
+    recon.catch_up()
+    recon.deliver(late)
+    recon.settle()
+    recon.rest()
+
+    row = recon.channel(honest)
+    assert (recon.bond(own.agent), row.settled_atomic) == (0, 0)
+    assert row.charged_total_atomic - row.settled_atomic == bound
+
+
+def exposure(payer: Payer) -> int:
+    """What can be taken from the payer's bond on its channel."""
+    row = Channel.objects.get(address=str(payer.channel))
+    lease = Lease.objects.get(channel=row, state="LIVE")
+    return max(row.charged_total_atomic, lease.up_to_atomic) - row.settled_atomic
