@@ -138,7 +138,10 @@ class Events:
             await self._to_disk()
             batch = await self._from_disk()
             await self._send(batch)
-            await self._on_disk(self._spill.done, batch)
+            try:
+                await self._on_disk(self._spill.done, batch)
+            except OSError as error:
+                raise RelayerError(f"events that were sent stay on disk: {error}") from error
             return
         await self._build()
         try:

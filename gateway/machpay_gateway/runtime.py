@@ -42,6 +42,8 @@ LAST_DELIVERY_S: Final = 5.0
 LAST_RELEASES_S: Final = 2.0
 LAST_EVENTS_S: Final = 1.0
 PRUNE_S: Final = 5.0
+TELLING: Final = frozenset({"events", "packets", "risk", "heartbeat"})
+"""Background work that only tells about this gateway: payments are taken without it."""
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +173,7 @@ class Runtime:
         if self._heartbeat.registered is False:
             components["registration"]["status"] = "degraded"
         for name, failure in self._stopped.items():
-            components[name] = _component(failure, "down")
+            components[name] = _component(failure, "degraded" if name in TELLING else "down")
         statuses = {component["status"] for component in components.values()}
         overall = "down" if "down" in statuses else "degraded" if "degraded" in statuses else "ok"
         return overall, components

@@ -5,15 +5,18 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from machpay.protocol.keys import SigningKey
+from machpay_gateway.runtime import Runtime
 from machpay_gateway.telemetry.log_events import BURST, LogEvents
 from machpay_gateway.telemetry.packet import GcPauses, by_path
 from machpay_gateway.telemetry.traffic import Latencies, Period, RouteTraffic
 from tests.gateway.conftest import RunningGateway, eventually
-from tests.gateway.factories import PRICE, ROUTES
+from tests.gateway.factories import PRICE, ROUTES, make_settings
 from tests.gateway.network_standin import NetworkStandIn
 
 TELEMETRY = "com.machpay.gateway.telemetry"
@@ -271,6 +274,14 @@ async def test_metrics_show_the_state_now(gateway: RunningGateway, net: NetworkS
     assert metric(shown, "machpay_gateway_sent_bytes_total") > 500
     assert metric(shown, "machpay_gateway_heartbeat_age_seconds") < 30
     assert f'gateway="{gateway.settings.key.pubkey}"'.encode() in shown
+
+
+async def test_payments_go_on_when_only_the_telling_has_stopped(tmp_path: Path, net: NetworkStandIn) -> None:
+    async with Runtime(make_settings(tmp_path, SigningKey(b"g" * 32), network_url=net.url)) as runtime:
+        for name, status in (("packets", "degraded"), ("delivery", "down")):
+            runtime._stopped[name] = "stopped: an error"
+            overall, components = runtime.health()
+            assert (overall, components[name]["status"]) == (status, status)
 
 
 def test_latencies_are_at_most_a_step_too_high() -> None:

@@ -5,6 +5,7 @@ logs is left out, or a receiver that is away would feed on its own absence.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -48,7 +49,9 @@ class LogEvents(logging.Handler):
         if self._suppressed:
             fields["suppressed"], self._suppressed = self._suppressed, 0
         data = {"level": record.levelname.lower(), "msg": _text(record.getMessage()), "fields": fields}
-        self._loop.call_soon_threadsafe(self._emit, LOG, None, lambda: data)
+        # A thread may still log while the loop is being closed.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._emit, LOG, None, lambda: data)
 
     def _may(self) -> bool:
         # `logging` calls a handler under its lock, so no two threads are here at once.
