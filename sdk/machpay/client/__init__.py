@@ -12,7 +12,8 @@ connection one HTTP/1.1 connection
 streams    answers handed on piece by piece
 uploads    bodies that are sent without being held
 exchange   one payment over HTTP until its outcome is known
-paying     one call: prices, gates, signatures, corrections
+prices     what routes cost and whose origins are whose, as far as it was seen
+paying     one call: gates, signatures, corrections
 store      totals that survive a restart
 receipts   what gateways signed, kept
 spending   what was authorised today, under a lock

@@ -27,6 +27,7 @@ from machpay.client.errors import ConfigError, GatewayMismatchError, Insufficien
 from machpay.client.exchange import Exchange
 from machpay.client.paying import Payer
 from machpay.client.payments import PaidResponse
+from machpay.client.prices import Prices
 from machpay.client.receipts import ReceiptFile
 from machpay.client.spending import Spending
 from machpay.client.store import state_path
@@ -74,8 +75,15 @@ class MachPayClient:
                 relayer_url=config.relayer_url,
                 every_s=config.cosign_s,
             )
+        self._prices = Prices(config)
         self._payer = Payer(
-            config, self._transport, self._book, self._exchange, self._spending, self._telemetry
+            config,
+            self._transport,
+            self._book,
+            self._exchange,
+            self._spending,
+            self._prices,
+            self._telemetry,
         )
         self._stack = AsyncExitStack()
 
@@ -231,7 +239,7 @@ class MachPayClient:
             lookup, receipt = await self._exchange.look_up(origin, digest)
         except MalformedError as error:
             raise GatewayMismatchError(url, f"its answer to a look-up is not one: {error.detail}") from error
-        gateway = self._payer.gateway_of(origin)
+        gateway = self._prices.gateway_of(origin)
         if receipt is not None and gateway is not None:
             if receipt.receipt.digest != digest or not receipt.is_signed_by(gateway):
                 raise GatewayMismatchError(url, "the receipt in its answer to a look-up is not valid")

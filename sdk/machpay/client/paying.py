@@ -1,4 +1,4 @@
-"""Pays for one call after the other: learns prices, keeps the agent's rules, signs, and follows corrections.
+"""Pays for one call after the other: keeps the agent's rules, signs, and follows corrections.
 
 Every signature passes the same gates in this order: price limit, vendor's allow-list, approval, budgets. Only
 then may bytes be signed and sent.
@@ -8,11 +8,9 @@ import asyncio
 import inspect
 import random
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 import httpx
-from solders.pubkey import Pubkey
 
 from machpay.client.book import ChannelBook
 from machpay.client.budgets import Proposal
@@ -32,17 +30,14 @@ from machpay.client.errors import (
 from machpay.client.exchange import Delivery, Exchange, pause
 from machpay.client.orders import Order, Refusal, may_retry, place
 from machpay.client.payments import PaidResponse
+from machpay.client.prices import Prices
 from machpay.client.spending import Spending
 from machpay.client.streams import hand_on_free
 from machpay.client.telemetry import Telemetry, error_name
 from machpay.client.terms import (
-    MAX_CACHED_ROUTES,
     Call,
     Challenge,
-    check_binding,
-    check_gateway,
     check_price,
-    choose_offer,
     origin_of,
 )
 from machpay.client.transport import Transport
@@ -51,7 +46,7 @@ from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import Offer
-from machpay.protocol.x402 import GATEWAY_HEADER, REQUIRED_HEADER, PaymentRequired, decode_required
+from machpay.protocol.x402 import GATEWAY_HEADER
 
 MAX_ATTEMPTS = 16
 """Signatures per call before a gateway that keeps refusing is given up."""
@@ -100,6 +95,7 @@ class Payer:
         book: ChannelBook,
         exchange: Exchange,
         spending: Spending,
+        prices: Prices,
         telemetry: Telemetry | None,
     ) -> None:
         self._telemetry = telemetry
@@ -109,12 +105,7 @@ class Payer:
         self._book = book
         self._exchange = exchange
         self._spending = spending
-        self._challenges: OrderedDict[tuple[str, str, bytes, bool], Challenge] = OrderedDict()
-        self._gateways = {origin_of(origin): Pubkey.from_string(key) for origin, key in config.pinned.items()}
-
-    def gateway_of(self, origin: str) -> Pubkey | None:
-        """The key this origin is pinned to, if it is known."""
-        return self._gateways.get(origin)
+        self._prices = prices
 
     async def buy(
         self,
@@ -189,9 +180,9 @@ class Payer:
 
     async def _ask_and_pay(self, purchase: Purchase) -> PaidResponse:
         call, streams = purchase.call, purchase.streams
-        challenge = self._challenges.get(call.route)
+        challenge = self._prices.known(call)
         if challenge is None or challenge.offer.amount > purchase.max_price_atomic:
-            known = self.gateway_of(call.origin)
+            known = self._prices.gateway_of(call.origin)
             if known is not None:
                 purchase.request.headers[GATEWAY_HEADER] = str(known)
             body = None if purchase.source is None else purchase.source.upload(call.url, waits=True)
@@ -201,7 +192,7 @@ class Payer:
                 if not answer.is_closed:
                     hand_on_free(answer, call.url)
                 return PaidResponse.of(answer, None)
-            challenge = self._learn(answer, call)
+            challenge = self._prices.learn(answer, call)
         return await self._pay(purchase, challenge)
 
     async def _pay(self, purchase: Purchase, challenge: Challenge) -> PaidResponse:
@@ -232,8 +223,7 @@ class Payer:
             if isinstance(outcome, PaidResponse):
                 if outcome.payment is None:
                     purchase.is_unknown = channel.is_open(order.digest)
-                    # What we knew of the route no longer holds.
-                    self._challenges.pop(call.route, None)
+                    self._prices.forget(call)
                 return outcome
             following = await self._reconsider(purchase, channel, order, outcome, challenge)
             if following is None or attempt == MAX_ATTEMPTS:
@@ -243,28 +233,7 @@ class Payer:
                 await pause(attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    # ---- what is asked for
-
-    def _learn(self, answer: httpx.Response, call: Call) -> Challenge:
-        """The offer in a 402, checked and remembered."""
-        try:
-            required = decode_required(answer.headers[REQUIRED_HEADER])
-        except KeyError as error:
-            raise GatewayMismatchError(call.url, f"its 402 has no {REQUIRED_HEADER}") from error
-        except MalformedError as error:
-            raise GatewayMismatchError(call.url, error.detail) from error
-        return self._accept_offer(required, call)
-
-    def _accept_offer(self, required: PaymentRequired, call: Call) -> Challenge:
-        """The offer this agent can stand for; it becomes the route's. Raises `GatewayMismatchError`."""
-        offer = choose_offer(required, self._config.network, call)
-        check_gateway(offer, self._gateways.get(call.origin), call)
-        check_binding(offer, call)
-        self._gateways[call.origin] = offer.gateway
-        challenge = self._challenges[call.route] = Challenge(offer, required.extensions)
-        if len(self._challenges) > MAX_CACHED_ROUTES:
-            self._challenges.popitem(last=False)
-        return challenge
+    # ---- the agent's rules
 
     async def _approve(self, purchase: Purchase, offer: Offer) -> None:
         """Ask once per call, and again when the price has risen since. Raises `ApprovalDeniedError`."""
@@ -323,10 +292,10 @@ class Payer:
             self._give_back(purchase, channel, order)
             return challenge
         channel.refused(order.digest)
-        self._challenges.pop(purchase.call.route, None)
+        self._prices.forget(purchase.call)
         if not may_retry(refusal.code) or refusal.required is None:
             return None
-        following = self._accept_offer(refusal.required, purchase.call)
+        following = self._prices.accept(refusal.required, purchase.call)
         if (following.offer.amount, following.offer.binding) == (order.offer.amount, order.offer.binding):
             return None
         return following
