@@ -135,7 +135,7 @@ CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
 # --- Leases -----------------------------------------------------------------------------------------------------------
 LEASE_LIFE_S = env.number("LEASE_LIFE_S", default=60.0)
 LEASE_GRACE_S = env.number("LEASE_GRACE_S", default=30.0)
-LEASE_INTENTS = env.integer("LEASE_INTENTS", default=1_000, minimum=1)
+LEASE_INTENTS = env.integer("LEASE_INTENTS", default=10_000, minimum=1)
 LEASE_SHARE_PERCENT = env.integer("LEASE_SHARE_PERCENT", default=25, minimum=1)
 SETTLE_TARGET_S = env.number("SETTLE_TARGET_S", default=300.0)  # what urgent settlements may take at most
 

@@ -158,8 +158,8 @@ async def test_the_loss_with_the_relayer_gone_is_bounded_by_the_lease(
     assert await code(gateway, payer) == "served"
     net.down = True
     results = [await code(gateway, payer) for _ in range(12)]
-    assert results[:6] == ["served"] * 6
-    assert set(results[6:]) <= {"insufficient_bond", "solvency_unknown"}
+    # Whether the bond has more to lease cannot be known now, so it is no refusal.
+    assert results == ["served"] * 6 + ["solvency_unknown"] * 6
     assert await gateway.committed(payer) == 7 * PRICE
 
 

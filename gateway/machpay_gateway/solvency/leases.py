@@ -169,8 +169,9 @@ class LeaseSolvency:
             and time.monotonic() < refusal.until
         ):
             return None if self._halted else refusal.credit
+        # What is held was not enough, or there would be no question.
         known = await self._look_ups.ask(attempt.agent, lambda: self._obtain(attempt))
-        return None if self._halted else known or self.credit(attempt.agent)
+        return None if self._halted else known
 
     # --- The change stream ------------------------------------------------------------------------------------------
 
