@@ -210,10 +210,10 @@ def check_files(running: Running, gateway: str, shell: Shell) -> None:
     config = "--config shop/gateway.toml"
     exported = json.loads(shell.run(f"machpay-gateway export {config} --output all.jsonl --json").stdout)
     assert (exported["charged_atomic"], exported["open"]) == (4_500, 0)
-    before = running.money()
+    before = running.stored_digests(gateway), running.charged(gateway)
     imported = json.loads(shell.run(f"machpay-gateway import {config} --file all.jsonl --json").stdout)
     assert (imported["known"], imported["imported"], imported["rejected"]) == (exported["written"], 0, 0)
-    assert running.money() == before
+    assert (running.stored_digests(gateway), running.charged(gateway)) == before
     survey = subprocess.run(
         [
             sys.executable,
