@@ -16,13 +16,12 @@ def integers(values: Iterable[int]) -> str:
 
 def texts(values: Iterable[str | None]) -> str:
     """For text[], timestamptz[], uuid[] and whatever else is written as text; None is NULL."""
-    return (
-        "{"
-        + ",".join(
-            ['"' + value.translate(_ESCAPED) + '"' if value is not None else "NULL" for value in values]
-        )
-        + "}"
-    )
+    return "{" + ",".join(["NULL" if value is None else '"' + _quoted(value) + '"' for value in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    # Hardly any text holds either, and looking is ten times cheaper than replacing.
+    return value.translate(_ESCAPED) if '"' in value or "\\" in value else value
 
 
 def binaries(values: Iterable[bytes | memoryview | None]) -> str:
