@@ -47,7 +47,7 @@ def populated(payer):
     deliver(Payer(payer.agent, registered()).pay(20, nonce=payment.intent.nonce))
     with transaction.atomic():
         vendor = str(payer.gateway.vendor)
-        due = claim_due_channels(policy=DuePolicy(100, 100, timedelta(0)), limit=10, vendor=vendor)
+        due = claim_due_channels(policy=DuePolicy(100, 100, timedelta(0)), limit=10, vendors=[vendor])
         store_settlement(channels=due, raw_transaction=b"x", signature="S1gnature", last_valid_block_height=1)
     found = SignatureSeen("S1gnature", 1, None, failed=False)
     chain_index.store([ReadTransaction(found, ())])

@@ -92,8 +92,8 @@ def test_an_agent_without_a_bond_is_not_due(payer):
 
 
 def test_other_vendors_are_left_out_when_one_is_asked_for(funded, gateway):
-    assert plan(vendor="somebody else") == []
-    assert len(plan(vendor=str(gateway.vendor))) == 1
+    assert plan(vendors=["somebody else"]) == []
+    assert len(plan(vendors=[str(gateway.vendor)])) == 1
 
 
 @pytest.mark.django_db(transaction=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Least
 
 from apps.payments.models import Aggregation, AggregationItem, Channel, Equivocation
@@ -75,3 +75,10 @@ def due_channels(policy: DuePolicy, *, now: datetime) -> QuerySet[Channel]:
         .filter(payable__gte=1)
         .filter(urgent(policy) | (worth_it & ~Q(Exists(proposed))))
     )
+
+
+def due_vendors(policy: DuePolicy, *, now: datetime) -> list[tuple[str, int]]:
+    """Vendors with due channels and how many, those whose channels have waited longest first."""
+    rows = due_channels(policy, now=now).values_list("vendor")
+    counted = rows.annotate(channels=Count("address"), oldest=Min("unsettled_since")).order_by("oldest")
+    return [(vendor, channels) for vendor, channels, _ in counted]

@@ -4,7 +4,7 @@ Recon plans, signs and sends; these services keep its work safe to repeat. Every
 UPDATE that says by its row count whether it happened.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -70,9 +70,9 @@ class OpenSettlement:
 
 
 def claim_due_channels(
-    *, policy: DuePolicy, limit: int, vendor: str | None = None, now: datetime | None = None
+    *, policy: DuePolicy, limit: int, vendors: Collection[str] | None = None, now: datetime | None = None
 ) -> list[DueChannel]:
-    """Lock up to `limit` due channels (`due_channels`), the longest unsettled first.
+    """Lock up to `limit` due channels (`due_channels`), of `vendors` if given, the longest unsettled first.
 
     Rows that another worker has claimed are skipped. The claim lasts as long as the caller's transaction
     (required): build and sign inside it, without I/O, and call `store_settlement` for what was signed.
@@ -80,8 +80,8 @@ def claim_due_channels(
     if not transaction.get_connection().in_atomic_block:
         raise transaction.TransactionManagementError("claiming channels needs the caller's transaction")
     due = due_channels(policy, now=now or timezone.now())
-    if vendor is not None:
-        due = due.filter(vendor=vendor)
+    if vendors is not None:
+        due = due.filter(vendor__in=vendors)
     claimed = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))
     return [as_due(row) for row in claimed[:limit]]
 

@@ -18,7 +18,7 @@ from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
 from apps.payments.selectors.bonds import payable_bonds
-from apps.payments.selectors.due import DuePolicy, due_channels
+from apps.payments.selectors.due import DuePolicy, due_channels, due_vendors
 from apps.payments.selectors.lookup_tables import tables_holding
 from apps.payments.selectors.vendors import payout_accounts
 from apps.payments.services.settlements import (
@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 CLAIM_CHANNELS: Final = 40
 # A run ends in time for the next beat; what is left is due then.
 RUN_SECONDS: Final = 25.0
+# How long a block hash is signed with: a transaction then still has most of its minute.
+SIGNING_SECONDS: Final = 10.0
 # Five channels take 7,500 units, four that are created 29,000; deriving an unlucky address takes 1,500 more per bump.
 COMPUTE_UNIT_LIMIT: Final = 80_000
 
@@ -76,20 +78,38 @@ def settle(
         if not everything:
             propose_aggregations(policy)
     channels = 0
-    ends = time.monotonic() + RUN_SECONDS
-    while True:
-        outgoing, claimed = _store_due(signing, policy, vendor)
-        stored += [item.settlement_id for item in outgoing]
-        send_all(chain, outgoing)
-        channels += claimed
-        progress(channels)
-        if not outgoing or time.monotonic() > ends:
-            break
-        signing = signing.renewed(chain)
+    now = time.monotonic()
+    ends, renew_at = now + RUN_SECONDS, now + SIGNING_SECONDS
+    for vendors in _vendor_groups(policy, vendor):
+        left = True
+        while left and time.monotonic() < ends:
+            if time.monotonic() > renew_at:
+                signing, renew_at = signing.renewed(chain), time.monotonic() + SIGNING_SECONDS
+            outgoing, settled, left = _store_due(signing, policy, vendors)
+            stored += [item.settlement_id for item in outgoing]
+            send_all(chain, outgoing)
+            channels += settled
+            progress(channels)
     stored += distribute_owed(chain, signing, vendor=vendor)
     if stored:
         log.info("settlements_sent", settlements=len(stored), channels=channels, first=stored[0], slot=slot)
     return stored
+
+
+def _vendor_groups(policy: DuePolicy, vendor: str | None) -> list[list[str]]:
+    """Vendors with due channels, together a claim's worth or more each: a transaction holds channels of one vendor, so
+    a claim across all of them would fill none. Those whose channels have waited longest come first."""
+    groups: list[list[str]] = []
+    room = 0
+    for name, due in due_vendors(policy, now=timezone.now()):
+        if vendor is not None and name != vendor:
+            continue
+        if room <= 0:
+            groups.append([])
+            room = CLAIM_CHANNELS
+        groups[-1].append(name)
+        room -= due
+    return groups
 
 
 def preview(chain: ChainSession, *, vendor: str | None = None) -> list[Plan]:
@@ -118,11 +138,13 @@ def due_policy(chain_time: int) -> DuePolicy:
     )
 
 
-def _store_due(signing: Signing, policy: DuePolicy, vendor: str | None) -> tuple[list[Outgoing], int]:
-    """Claim, sign and store in one transaction; what it returns is committed: transactions, and their channels'
-    number."""
+def _store_due(
+    signing: Signing, policy: DuePolicy, vendors: Sequence[str]
+) -> tuple[list[Outgoing], int, bool]:
+    """Claim, sign and store in one transaction; what it returns is committed: transactions, their channels' number,
+    and whether more may be due."""
     with transaction.atomic():
-        claimed = claim_due_channels(policy=policy, limit=CLAIM_CHANNELS, vendor=vendor)
+        claimed = claim_due_channels(policy=policy, limit=CLAIM_CHANNELS, vendors=vendors)
         plans, payouts = _plan(signing.network, claimed)
         signed = [_sign(signing, each, payouts[each.vendor]) for each in plans]
         ids = store_settlements(signed)
@@ -130,7 +152,9 @@ def _store_due(signing: Signing, policy: DuePolicy, vendor: str | None) -> tuple
         Outgoing(settlement_id, each.raw_transaction, send_count=0)
         for settlement_id, each in zip(ids, signed, strict=True)
     ]
-    return outgoing, sum(len(each.channels) for each in signed)
+    # What was claimed and not settled would only be claimed again.
+    left = bool(outgoing) and len(claimed) == CLAIM_CHANNELS
+    return outgoing, sum(len(each.channels) for each in signed), left
 
 
 def _plan(network: Network, channels: Sequence[DueChannel]) -> tuple[list[Plan], dict[str, Pubkey]]:
