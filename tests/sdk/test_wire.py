@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import gzip
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,15 +18,16 @@ Script = Callable[[bytes], list[bytes] | None]
 class Server:
     """Answers every request with what `script` says, piece by piece; None closes the connection."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self._script = script
+        self._tls = tls
         self.connections = 0
         self.requests: list[bytes] = []
         self.closes = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Server":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -243,3 +247,40 @@ async def test_where_a_proxy_is_named_it_gets_the_requests(monkeypatch):
             answer = await get(transport, "http://shop.example/a")
     assert answer.content == b"hello"
     assert proxy.requests[0].startswith(b"GET http://shop.example/a HTTP/1.1\r\n")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for `localhost` that nobody else trusts, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+async def test_tls_is_spoken_to_who_is_trusted_and_to_nobody_else(certificate, monkeypatch):
+    cert, key = certificate
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    async with Server(lambda head: [OK], context) as server:
+        port = server.url.rpartition(":")[2]
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        async with Transport(timeout_s=5.0, max_connections=2) as transport:
+            for _ in range(2):
+                assert (await get(transport, f"https://localhost:{port}/a")).content == b"hello"
+            assert server.connections == 1
+            # The certificate is not for this name.
+            lost = await get(transport, f"https://127.0.0.1:{port}/a")
+            assert isinstance(lost, Lost)
+            assert not lost.sent
+        monkeypatch.delenv("SSL_CERT_FILE")
+        async with Transport(timeout_s=5.0, max_connections=2) as transport:
+            lost = await get(transport, f"https://localhost:{port}/a")
+            assert isinstance(lost, Lost)
+            assert not lost.sent
+    assert len(server.requests) == 2

@@ -51,7 +51,8 @@ class Wire:
         that nothing left.
         """
         head = _request_head(method, url, headers, chunked=not isinstance(body, bytes) and body.is_chunked)
-        origin = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
+        host = url.raw_host.decode("ascii")
+        origin = (url.scheme, host, url.port or (443 if url.scheme == "https" else 80))
         await self._turn()
         try:
             connection = self._reusable(origin) or await self._connect(origin)
