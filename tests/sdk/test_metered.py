@@ -50,6 +50,16 @@ async def test_a_stream_that_is_read_at_once_is_final_too(client, gateway, upstr
     assert (response.payment.is_final, response.charged) == (True, 77)
 
 
+async def test_telemetry_counts_what_a_stream_has_cost_in_the_end(make_client, gateway, upstream):
+    client = await make_client(receiver_url="http://127.0.0.1:9")
+    upstream.release.set()
+    for amount in (5, 60):
+        async with client.stream(f"{gateway.url}/metered?mode=trailer&amount={amount}") as response:
+            await response.aread()
+    (entry,) = client._telemetry._interactions.values()
+    assert (entry.attempts, entry.success, entry.spend_atomic) == (2, 2, 65)
+
+
 async def test_the_blocking_client_sees_the_final_cost(key, gateway, upstream):
     upstream.release.set()
 

@@ -179,10 +179,13 @@ class MachPayClient:
         response = await self._buy(
             request, body, max_price_atomic, streams=True, retries=retries, payment_id=payment_id
         )
+        is_metered = response.payment is not None and not response.payment.is_final
         try:
             yield response
         finally:
             await response.aclose()
+            if is_metered and response.payment is not None and self._telemetry is not None:
+                self._telemetry.spent(response.payment.vendor, response.charged)
 
     def _build(
         self,

@@ -161,9 +161,10 @@ class Payer:
             charged = error.charged if isinstance(error, ResponseLostError) else 0
             self._tell(purchase, began, charged, error_name(error))
             raise
-        self._tell(
-            purchase, began, response.charged, f"http_{response.status_code}" if response.is_error else None
-        )
+        # What a metered stream has cost is told at its end.
+        is_open = response.payment is not None and not response.payment.is_final
+        error_code = f"http_{response.status_code}" if response.is_error else None
+        self._tell(purchase, began, 0 if is_open else response.charged, error_code)
         return response
 
     def _tell(self, purchase: Purchase, began: float, charged: int, error: str | None) -> None:

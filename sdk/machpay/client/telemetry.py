@@ -124,6 +124,11 @@ class Telemetry:
         else:
             entry.errors[error] += 1
 
+    def spent(self, vendor: str, amount_atomic: int) -> None:
+        """What a call that has been counted already has cost in the end."""
+        entry = self._interactions.setdefault(vendor, Interactions())
+        entry.spend_atomic += amount_atomic
+
     async def run(self) -> None:
         """Send a packet a minute; when cancelled, a last one for calls not told yet, if the receiver takes it soon."""
         try:
