@@ -18,8 +18,10 @@ from apps.payments.models import (
     CustodialDeposit,
     CustodialPayment,
     DepositReference,
+    EnforcementEvent,
     Equivocation,
     Gateway,
+    Lease,
     PaymentIntent,
     Settlement,
     SettlementItem,
@@ -46,6 +48,26 @@ class AgentAdmin(ReadOnlyAdmin):
     pending_withdrawal = usdc("pending_withdrawal_atomic", "pending withdrawal")
     open_claims = usdc("open_claims_atomic", "open claims")
     paid = usdc("paid_total_atomic", "paid in all")
+
+
+@admin.register(Lease)
+class LeaseAdmin(ReadOnlyAdmin):
+    list_display = ("id", "state", "agent", "gateway", "begins_at", "up_to", "expires_at", "revoked_reason")
+    list_filter = ("state", "revoked_reason")
+    search_fields = ("=id", "=agent__agent", "=gateway__pubkey")
+    ordering = ("-granted_at",)
+    begins_at = usdc("from_atomic", "from")
+    up_to = usdc("up_to_atomic", "up to")
+
+
+@admin.register(EnforcementEvent)
+class EnforcementAdmin(ReadOnlyAdmin):
+    """The record of who changed what an agent may do."""
+
+    list_display = ("at", "action", "agent", "reason", "by", "leases_revoked")
+    list_filter = ("action",)
+    search_fields = ("=agent", "by")
+    ordering = ("-id",)
 
 
 @admin.register(Channel)
