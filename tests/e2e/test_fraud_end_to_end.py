@@ -34,6 +34,11 @@ def test_an_agent_that_double_spends_is_refused_everywhere_and_slashed(running: 
             buyer.total += buyer.gateway["price_atomic"]
         return answer.status_code
 
+    def refused_with(buyer: RawBuyer) -> str:
+        """The refusal's code; nothing if it was served, or the gateway could not say."""
+        answer = buyer.pay(buyer.gateway["paid_path"])
+        return refusal(answer) if answer.status_code == 402 else ""
+
     def status() -> str:
         rows = running.rows("SELECT status FROM payments_agent WHERE agent = %s", cheat.pubkey)
         return str(rows[0][0]) if rows else ""
@@ -46,22 +51,18 @@ def test_an_agent_that_double_spends_is_refused_everywhere_and_slashed(running: 
         assert pay(buyer, nonce=nonce, deadline=deadline) == 200
 
     # Both served; neither could know. Delivery puts the halves together, and both refuse from then on.
-    refused = ("agent_suspended", "agent_slashed")
     for buyer in buyers:
         wait_until(
-            lambda buyer=buyer: (
-                (answer := buyer.pay(buyer.gateway["paid_path"])).status_code == 402  # type: ignore[misc]
-                and refusal(answer) in refused
-            ),
+            lambda buyer=buyer: refused_with(buyer) in ("agent_suspended", "agent_slashed"),  # type: ignore[misc]
             f"{buyer.url} refuses the cheat",
-            30,
+            60,
         )
     wait_until(lambda: status() == "SLASHED", "the chain has taken the bond")
     for buyer in buyers:
         wait_until(
-            lambda buyer=buyer: refusal(buyer.pay(buyer.gateway["paid_path"])) == "agent_slashed",  # type: ignore[misc]
+            lambda buyer=buyer: refused_with(buyer) == "agent_slashed",  # type: ignore[misc]
             f"{buyer.url} knows that the agent is slashed",
-            30,
+            60,
         )
         buyer.close()
 
