@@ -4,8 +4,9 @@ Acts on the decisions of `decide`; a payment that is admitted is reserved in the
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.events import REQUEST_BLOCKED
@@ -33,8 +34,7 @@ RETRY_AFTER_S: Final = 1
 RETRY_AFTER: Final = (b"retry-after", str(RETRY_AFTER_S).encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What one request is asked to pay, and for what exactly."""
 
     route: Route

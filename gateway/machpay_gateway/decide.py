@@ -8,6 +8,8 @@ never both use the same part of a signed total.
 
 from dataclasses import dataclass
 
+import msgspec
+
 from machpay.protocol.errors import RefusalCode
 from machpay.protocol.intents import Voucher
 from machpay.protocol.receipts import SignedReceipt
@@ -50,8 +52,7 @@ class Earlier:
     receipt: SignedReceipt | None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """The agent's channel at this gateway and its credit. `credit` is None when nothing recent is known.
 
     `cap` bounds what one agent may owe this gateway unsettled (0: no bound). `earlier` is what the payment's identifier
@@ -67,8 +68,7 @@ class Standing:
     earlier: Earlier | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(msgspec.Struct, frozen=True):
     """Reserve `price` and forward the request."""
 
     price: int

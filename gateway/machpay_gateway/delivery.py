@@ -132,9 +132,7 @@ class Delivery:
         for number, completed in enumerate(batch):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            items.append(
-                settlement_item(self._settings, self._payments.book, completed.payment, completed.seq)
-            )
+            items.append(settlement_item(self._settings, completed.payment, completed.seq))
         return items
 
     async def _post(self, batch: list[Completed], items: list[SettlementItem]) -> int:

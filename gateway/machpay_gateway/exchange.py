@@ -14,8 +14,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from machpay.protocol.receipts import SignedReceipt
 from machpay_gateway import headers as names
@@ -50,8 +51,7 @@ CLIENT_GONE_STATUS: Final = 499
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """The upstream's answer as far as it was read: `body` is all of it if `whole`, else its first piece."""
 
     answer: UpstreamAnswer

@@ -108,9 +108,7 @@ class PaidExchanges:
             self._events.emit(PAYMENT_AUTHORIZED, ticket.channel.agent_text, data, event_id)
 
     def _authorized(self, ticket: Ticket, route: Route, latency_s: float) -> dict[str, Any]:
-        item: dict[str, Any] = msgspec.to_builtins(
-            settlement_item(self._settings, self._payments.book, ticket.payment, 0)
-        )
+        item: dict[str, Any] = msgspec.to_builtins(settlement_item(self._settings, ticket.payment, 0))
         latency_ms = round(latency_s * 1000, 3)
         return {
             **item,

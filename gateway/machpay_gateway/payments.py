@@ -36,8 +36,7 @@ REPEATED_STATUS: Final = 409
 PaymentState = Literal["served", "void", "unknown"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """One accepted payment on its way: what the exchange needs to resolve it."""
 
     payment: OpenPayment

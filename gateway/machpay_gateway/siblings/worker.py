@@ -21,7 +21,7 @@ import uvloop
 from machpay_gateway.errors import ConfigError, LogError
 from machpay_gateway.logs import configure_logging
 from machpay_gateway.runtime import Runtime
-from machpay_gateway.server import ReadyServer, bind, configuration, serve_until_stopped
+from machpay_gateway.server import ReadyServer, bind, collect_rarely, configuration, serve_until_stopped
 from machpay_gateway.settings import Settings, load_settings
 from machpay_gateway.siblings.family import Family, folder, shared_secret, with_count, worker_settings
 from machpay_gateway.siblings.front import Front
@@ -51,6 +51,7 @@ def main() -> int:
     configure_logging()
     orders = msgspec.json.decode(sys.stdin.buffer.readline(), type=Orders)
     try:
+        collect_rarely()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_drain(orders) if orders.drain else _serve(orders))
     except (ConfigError, LogError, OSError) as error:

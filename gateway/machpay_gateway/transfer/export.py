@@ -67,7 +67,7 @@ def export(
         summary.read += 1
         if seq <= after or not choice.includes(seq, payment):
             return
-        write(msgspec.json.encode(settlement_item(settings, book, payment, seq)) + b"\n")
+        write(msgspec.json.encode(settlement_item(settings, payment, seq)) + b"\n")
         summary.written += 1
         summary.charged_atomic += payment.charged
         summary.seq_first = summary.seq_first or seq

@@ -5,6 +5,7 @@ Pure: facts in, a refusal or nothing out. What the agent may still spend is not 
 
 from dataclasses import dataclass
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.errors import RefusalCode
@@ -13,8 +14,7 @@ from machpay.protocol.nonces import CLOCK_SKEW_S, lifetime_is_allowed
 from machpay.protocol.x402 import SCHEME
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """What a seller asks for one request. Amounts in atomic units.
 
     `gateway` is the identity that the payment must name. `request_hash` is what the seller asked to be signed:
@@ -29,8 +29,7 @@ class Offer:
     request_hash: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """What the client sent: a parsed payment, the requirements it says it accepted, and its own name for the payment
     (see `identifiers`)."""
 

@@ -9,6 +9,7 @@ way in.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 from solders.pubkey import Pubkey
@@ -130,23 +131,61 @@ def intent_item(agent: Pubkey, gateway: Pubkey, intent: PaymentIntent, signature
 def to_item(payment: ResolvedPayment) -> SettlementItem:
     """The wire form of a resolved payment."""
     intent = payment.intent
-    return SettlementItem(
-        agent=str(payment.agent),
-        gateway=str(payment.gateway),
-        vendor="" if payment.vendor is None else str(payment.vendor),
-        amount=str(intent.amount),
-        charged=str(payment.charged),
-        cumulative=str(intent.cumulative),
-        nonce=str(intent.nonce),
+    return wire_item(
+        agent=payment.agent,
+        gateway=payment.gateway,
+        vendor=payment.vendor,
+        amount=intent.amount,
+        charged=payment.charged,
+        cumulative=intent.cumulative,
+        nonce=intent.nonce,
         deadline=intent.deadline,
-        request_hash=intent.request_hash.hex(),
-        signature=to_b64(payment.signature),
-        status=payment.status,
+        request_hash=intent.request_hash,
+        signature=payment.signature,
         http_status=payment.http_status,
-        served_total=None if payment.served_total is None else str(payment.served_total),
-        served_at=None if payment.served_at is None else to_rfc3339(payment.served_at),
-        receipt=None if payment.receipt is None else to_b64(payment.receipt.signature),
+        served_total=payment.served_total,
+        served_at=payment.served_at,
+        receipt_signature=None if payment.receipt is None else payment.receipt.signature,
         seq=payment.seq,
+    )
+
+
+def wire_item(
+    *,
+    agent: Pubkey,
+    gateway: Pubkey,
+    vendor: Pubkey | None,
+    amount: int,
+    charged: int,
+    cumulative: int,
+    nonce: UUID,
+    deadline: int,
+    request_hash: bytes,
+    signature: bytes,
+    http_status: int,
+    served_total: int | None,
+    served_at: int | None,
+    receipt_signature: bytes | None,
+    seq: int,
+) -> SettlementItem:
+    """The wire form from the fields alone, for who has them without the objects around them. Times in unix seconds."""
+    return SettlementItem(
+        agent=str(agent),
+        gateway=str(gateway),
+        vendor="" if vendor is None else str(vendor),
+        amount=str(amount),
+        charged=str(charged),
+        cumulative=str(cumulative),
+        nonce=str(nonce),
+        deadline=deadline,
+        request_hash=request_hash.hex(),
+        signature=to_b64(signature),
+        status="charged" if charged else "void",
+        http_status=http_status,
+        served_total=None if served_total is None else str(served_total),
+        served_at=None if served_at is None else to_rfc3339(served_at),
+        receipt=None if receipt_signature is None else to_b64(receipt_signature),
+        seq=seq,
     )
 
 
