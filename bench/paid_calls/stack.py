@@ -230,6 +230,10 @@ receiver_url = "{self.receiver_url}"
 url = "{self.upstream_url}"
 keep_alive_s = 60
 
+[limits]
+rate_per_s = 100000
+rate_burst = 100000
+
 [solvency]
 lookup_timeout_ms = 10000
 
