@@ -70,7 +70,7 @@ async def test_one_lease_serves_many_payments(gateway: RunningGateway, net: Netw
     payer = gateway.payer()
     assert [await code(gateway, payer) for _ in range(20)] == ["served"] * 20
     (asked,) = net.lease_requests
-    assert (int(asked.amount), asked.last_seq) == (256 * PRICE, 0)
+    assert (int(asked.amount), asked.last_seq) == (1_000 * PRICE, 0)
 
 
 async def test_concurrent_payments_never_exceed_the_lease(

@@ -29,7 +29,7 @@ from machpay_gateway.solvency.looking_up import LookUps
 from machpay_gateway.solvency.optimistic import changed
 from machpay_gateway.solvency.reading import Leased, read_lease
 
-FIRST_PAYMENTS: Final = 256
+FIRST_PAYMENTS: Final = 1_000
 """How many payments like the present one a lease is asked for at least."""
 HORIZON_S: Final = 120.0
 """A renewal asks for what the agent spends in this time at its present rate: enough for a lease's whole life,
