@@ -15,6 +15,8 @@ from machpay.protocol.settlements import ResolvedPayment, to_item
 from tests.payments.conftest import deliver
 from tests.payments.factories import Party, Payer
 
+pytestmark = pytest.mark.django_db
+
 
 def bonded(gateway: Party) -> Payer:
     payer = Payer(SigningKey.generate(), gateway)
@@ -60,6 +62,19 @@ def test_a_receipt_for_less_than_was_delivered_proves_overcharging(gateway: Part
     # Once more says the same and opens nothing.
     assert complain(said("OVERCHARGED", receipted(payer, payment, 400))) == made
     assert (Complaint.objects.count(), Case.objects.count()) == (1, 1)
+
+
+def test_a_complaint_that_came_before_the_delivery_is_judged_after_it(gateway: Party) -> None:
+    payer = bonded(gateway)
+    payment = payer.pay(1_000)
+    assert complain(said("OVERCHARGED", receipted(payer, payment, 400))).verdict == "NOTED"
+    assert complaints.judge_again(now=timezone.now()) == 0
+
+    deliver(payment)
+    assert complaints.judge_again(now=timezone.now()) == 1
+    assert complaints.judge_again(now=timezone.now()) == 0
+    assert Complaint.objects.get().verdict == "PROVEN"
+    assert Case.objects.get().amount_atomic == 600
 
 
 def test_what_the_gateway_delivered_refutes_a_complaint(gateway: Party) -> None:

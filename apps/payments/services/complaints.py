@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import msgspec
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from solders.pubkey import Pubkey
 
 from apps.payments.errors import ComplaintRefused
 from apps.payments.locks import lock_agents
 from apps.payments.models import AgentMirror, Case, Channel, Complaint, PaymentIntent
 from apps.payments.services.cases import open_case
+from apps.payments.services.network import current_network
 from machpay.protocol.nonces import nonce_unix_ms
-from machpay.protocol.settlements import ResolvedPayment
+from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item
 
 Kind = Complaint.Kind
 Verdict = Complaint.Verdict
@@ -68,6 +71,24 @@ def complain(said: Complained) -> Complaint:
         )
         _judge(made, said.payment)
     return made
+
+
+def judge_again(*, now: datetime) -> int:
+    """Judge complaints of overcharging that came before the gateway had delivered the payment; returns how many are
+    judged now."""
+    network = current_network()
+    waiting = Complaint.objects.filter(
+        kind=Kind.OVERCHARGED, verdict=Verdict.NOTED, received_at__gte=now - RECENT
+    )
+    judged = 0
+    for complaint in waiting.order_by("id"):
+        item = decode_item(msgspec.json.encode(complaint.evidence["payment"]))
+        gateway = Pubkey.from_string(complaint.gateway_id)
+        channel = network.channel(Pubkey.from_string(complaint.agent_id), gateway)
+        with transaction.atomic():
+            _judge(complaint, parse_item(item, gateway=gateway, channel=channel))
+        judged += complaint.verdict != Verdict.NOTED
+    return judged
 
 
 def open_cases(*, now: datetime) -> int:

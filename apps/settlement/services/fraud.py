@@ -30,5 +30,6 @@ def look_for_fraud(chain: ChainSession) -> list[str]:
         log.error("equivocations_missed_by_intake", count=missed)
     claims.resolve_covered()
     overreports.open_cases(unsettled_before=now - timedelta(seconds=settings.REVERSAL_GRACE_S))
+    complaints.judge_again(now=now)
     complaints.open_cases(now=now)
     return slash(chain)
