@@ -2,6 +2,8 @@
 
     .venv/bin/python bench/ledger.py
 
+    .venv/bin/python bench/ledger.py --cpu         processor time only, which other work on the machine disturbs less
+
 A PostgreSQL of its own that keeps every commit. Five interleaved runs; medians with the lowest and highest. A single
 transfer is a transaction of its own; a batch is 1,000 transfers in one. "Hot" is one custodial account that every
 writer pays into. The bare INSERT writes the rows of a batch, transfers and entries with numbers, versions and balances
@@ -66,7 +68,10 @@ def main() -> None:
 
         django.setup()
         call_command("migrate", verbosity=0)
-        show(Bench().run())
+        bench = Bench()
+        if "--cpu" not in sys.argv[1:]:
+            show(bench.run())
+        bench.show_cpu()
     finally:
         services.erase()
 
@@ -117,6 +122,37 @@ class Bench:
             for name, case in cases.items():
                 found[name].append(case())
         return found
+
+    def show_cpu(self) -> None:
+        """Processor time of a batch, in this process and in its PostgreSQL backend (Linux counts it)."""
+        spent: dict[str, list[float]] = {"bare INSERT": [], "batch": []}
+        for number in range(RUNS + 1):
+            for name, work in (("bare INSERT", self._bare), ("batch", self._batches)):
+                milliseconds = self._cpu_ms(work)
+                if number:
+                    spent[name].append(milliseconds)
+        bare, batch = (statistics.median(values) for values in spent.values())
+        ratio = statistics.median(
+            limit / ours for limit, ours in zip(spent["bare INSERT"], spent["batch"], strict=True)
+        )
+        print(
+            f"\nprocessor time of {BATCH} transfers: bare INSERT {bare:.1f} ms, batch {batch:.1f} ms: {ratio:.2f}"
+        )
+
+    def _cpu_ms(self, work: Callable[[int, int], Callable[[], None]]) -> float:
+        from django.db import connection
+
+        connection.ensure_connection()
+        scheduled = Path(f"/proc/{connection.connection.info.backend_pid}/schedstat")
+        steps = [work(0, BATCH) for _ in range(BATCHES)]
+
+        def used() -> float:
+            return time.process_time() * 1e3 + int(scheduled.read_text().split()[0]) / 1e6
+
+        began = used()
+        for step in steps:
+            step()
+        return (used() - began) / BATCHES
 
     def _timed(
         self, writers: int, work: Callable[[int, int], Callable[[], None]], repeats: int, size: int
