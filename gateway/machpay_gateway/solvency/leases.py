@@ -251,6 +251,9 @@ class LeaseSolvency:
         return position.open_payments(agent) == 0 and position.delivered >= position.last_seq(agent)
 
     async def _release(self, ending: Ending) -> None:
+        if self._ending.get(ending.lease_id) is not ending:
+            # Taken up again while this waited for its turn.
+            return
         ending.sent = True
         body = msgspec.json.encode(ReleaseRequest(self._position.last_seq(ending.agent)))
         try:
