@@ -95,8 +95,11 @@ class Supervisor:
         return 0
 
     async def _once(self, orders: Orders) -> int:
+        # A session of its own: Ctrl-C reaches the supervisor alone, because a worker takes a second signal as haste.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "machpay_gateway.siblings.worker"), stdin=asyncio.subprocess.PIPE
+            *(sys.executable, "-m", "machpay_gateway.siblings.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         self._processes[orders.index] = process
         try:
