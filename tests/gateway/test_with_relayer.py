@@ -10,6 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
+from apps.payments.services import enforcement
 from devnet.offers import LEXICON
 from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
@@ -166,3 +167,39 @@ async def test_the_relayer_knows_the_gateway_by_its_heartbeats(paid_gateway: Run
             return
         await asyncio.sleep(0.05)
     pytest.fail(f"never registered: {health}")
+
+
+async def test_a_decision_of_the_network_reaches_the_gateway_while_its_lease_runs(
+    paid_gateway: RunningGateway, relayer: Server, local_chain: LocalChain, upstream: Upstream
+) -> None:
+    agent = await asyncio.to_thread(local_chain.new_agent, bond_atomic=10_000 * PRICE)
+    await asyncio.to_thread(local_chain.wait_until_final)
+    payer = paid_gateway.payer(agent)
+    await pay(paid_gateway, payer, 3)
+    served = len(upstream.seen)
+
+    await asyncio.to_thread(decide, enforcement.set_kill_switch, agent.pubkey, True, "lost key", "owner")
+    for _ in range(600):
+        answer = await paid_gateway.get("/paid", headers=payer.headers(payer.intent()))
+        if answer.status == 402:
+            break
+        served += 1
+        await asyncio.sleep(0.05)
+    assert (answer.status, answer.required.error) == (402, "agent_suspended")
+    assert len(upstream.seen) == served
+
+    await asyncio.to_thread(decide, enforcement.set_kill_switch, agent.pubkey, False, "found it", "owner")
+    for _ in range(600):
+        # The lease was revoked: it is given back before there is another.
+        if (await paid_gateway.get("/paid", headers=payer.pay())).status == 200:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("never served again")
+
+
+def decide(service: Any, *arguments: Any) -> None:
+    """What an operator does, in a connection of its own."""
+    try:
+        service(*arguments)
+    finally:
+        connection.close()
