@@ -52,6 +52,7 @@ class Options:
     batch_interval_s: float = 10.0
     slot_ms: int = 200
     finalized_lag: int = 4
+    lookup_timeout_ms: int = 400
     fixed_ports: dict[str, int] = field(default_factory=dict)
     prefer_default_ports: bool = True
 
@@ -310,6 +311,10 @@ class LocalNetwork:
             "",
             "[upstream]",
             f'url = "{self.url("upstream")}"',
+            "",
+            "[solvency]",
+            'mode = "lease"',
+            f"lookup_timeout_ms = {self.options.lookup_timeout_ms}",
         ]
         for route in offer.routes:
             lines += [

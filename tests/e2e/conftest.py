@@ -151,6 +151,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         batch_interval_s=1.0,
         slot_ms=100,
         finalized_lag=3,
+        # A busy machine must not turn a first payment into a 503.
+        lookup_timeout_ms=10_000,
         prefer_default_ports=False,
     )
     network = LocalNetwork(options, environ=environ)
