@@ -17,15 +17,17 @@ from apps.payments.models import (
     AgentMirror,
     Aggregation,
     Case,
+    ChainConfig,
     ChainEvent,
     Channel,
     Complaint,
+    Lease,
     Reconciliation,
     Reversal,
     Settlement,
 )
 from apps.payments.selectors.due import DuePolicy
-from apps.payments.services import chain_index
+from apps.payments.services import chain_index, enforcement
 from apps.payments.services.batches import cut_batch
 from apps.payments.services.chain_index import ReadTransaction
 from apps.payments.services.chain_mirror import apply_chain_snapshot
@@ -61,6 +63,17 @@ def populated(payer):
     Reversal.objects.create(channel=channel, amount_atomic=1, settled_atomic=0, intents=0)
     cut_batch(sequence=0, previous_head=bytes(32), leaves_max=10)
     Aggregation.objects.create(agent_id=channel.agent_id, amount_atomic=1, expires_at=timezone.now())
+    enforcement.set_limits(channel.agent_id, "less", "op", per_call_atomic=5, per_day_atomic=None)
+    ChainConfig.objects.create(min_bond_atomic=0, timelock_s=60, claim_delay_s=30, slot=1)
+    Lease.objects.create(
+        channel=channel,
+        agent_id=channel.agent_id,
+        gateway_id=channel.gateway_id,
+        from_atomic=0,
+        up_to_atomic=2_000_000,
+        expires_at=timezone.now(),
+        frees_at=timezone.now(),
+    )
     hold = Hold("a hold", chart.bond(payer.agent.pubkey, MINT), 1, timezone.now() + timedelta(minutes=1))
     reserve([hold])
     ann, bob = (get_user_model().objects.create_user(username=name).pk for name in ("ann", "bob"))
@@ -94,10 +107,12 @@ def test_the_expected_pages_exist():
         "CustodialDeposit",
         "CustodialPayment",
         "DepositReference",
+        "EnforcementEvent",
         "Entry",
         "Equivocation",
         "Gateway",
         "Hold",
+        "Lease",
         "Reconciliation",
         "Reversal",
         "Settlement",
