@@ -10,7 +10,7 @@ from solders.pubkey import Pubkey
 
 from apps.core import asgi
 from apps.core.errors import DomainError
-from apps.payments.errors import ChainUnavailable, NotYours
+from apps.payments.errors import NotYours
 from apps.payments.relayer import metrics
 from apps.payments.relayer.auth import authenticate
 from apps.payments.relayer.directory import Directory
@@ -18,7 +18,7 @@ from apps.payments.relayer.threads import Threads
 from apps.payments.relayer.waiting import Followers
 from apps.payments.selectors.bonds import has_bond
 from apps.payments.selectors.changes import changes_since
-from apps.payments.selectors.liability import liability_answer
+from apps.payments.selectors.liability import liability_answer, no_bond
 from apps.payments.services import leases
 from apps.payments.services.leases import Granted, Refused, Wish
 from machpay.chain.network import Network
@@ -149,9 +149,7 @@ def _amount(value: str | int) -> int:
 def _grant(wish: Wish) -> tuple[str, LeaseAnswer]:
     """The service's decision, and the standing after it."""
     decision = leases.grant(wish)
-    standing = liability_answer(agent=wish.agent, asking_gateway=wish.gateway)
-    if standing is None:
-        raise ChainUnavailable("the agent is not known yet", retry_after_s=1)
+    standing = liability_answer(agent=wish.agent, asking_gateway=wish.gateway) or no_bond(wish.agent)
     if isinstance(decision, Refused):
         answer = LeaseAnswer(
             lease_id=None,

@@ -76,6 +76,8 @@ def charge(order: Order, *, mint: str) -> SignedReceipt | Declined:
         (agent,) = lock_agents([str(order.attempt.agent)]).values()
         found = _look(order, agent, lock_channels([order.channel]).get(order.channel))
         if not isinstance(found, Free):
+            # Anybody can draw a key and sign with it: what is not charged leaves no rows behind.
+            transaction.set_rollback(True)
             return found
         receipt = _sign(order, found.charged_total_atomic)
         (result,) = record_batch(

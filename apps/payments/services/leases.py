@@ -66,34 +66,42 @@ def grant(wish: Wish) -> Granted | Refused:
     """Lease to `wish.gateway` (registered, serving `wish.vendor`), or renew what it has. Raises `LeasesTooLong`, or
     `ChainUnavailable` while the chain's configuration is not known."""
     with transaction.atomic():
-        rules = lock_rules()
-        (agent,) = lock_agents([wish.agent]).values()
-        life, grace = _times()
-        now = timezone.now()
-        _free_lapsed(agent.agent, now)
-        code = "halted" if rules.halted else _barred(agent) or _blacklisted(wish.gateway)
-        if code is not None:
-            return Refused(code)
-        channel = _channel(wish)
-        lease = Lease.objects.filter(channel=channel, state=Lease.State.LIVE).select_for_update().first()
-        if lease is not None:
-            if lease.revoked_at is not None:
-                return Refused("revoked")
-            if _delivered(wish.gateway) < wish.last_seq:
-                return Refused("not_delivered")
-        charged = channel.charged_total_atomic
-        room = _room(agent, channel, lease, wish)
-        if isinstance(room, Refused):
-            return room
-        if lease is None:
-            lease = Lease(channel=channel, agent=agent, gateway_id=wish.gateway, from_atomic=charged)
-        else:
-            lease.renewed_at, lease.renewals = now, lease.renewals + 1
-        lease.up_to_atomic = max(charged + room, lease.up_to_atomic or 0)
-        # An end that the gateway was told once is never taken back.
-        lease.expires_at = max(now + life, lease.expires_at or now)
-        lease.frees_at = lease.expires_at + grace
-        lease.save()
+        answer = _grant(wish)
+        if isinstance(answer, Refused):
+            # Anybody can draw a key and sign intents with it: what is refused leaves no rows behind.
+            transaction.set_rollback(True)
+    return answer
+
+
+def _grant(wish: Wish) -> Granted | Refused:
+    rules = lock_rules()
+    (agent,) = lock_agents([wish.agent]).values()
+    life, grace = _times()
+    now = timezone.now()
+    _free_lapsed(agent.agent, now)
+    code = "halted" if rules.halted else _barred(agent) or _blacklisted(wish.gateway)
+    if code is not None:
+        return Refused(code)
+    channel = _channel(wish)
+    lease = Lease.objects.filter(channel=channel, state=Lease.State.LIVE).select_for_update().first()
+    if lease is not None:
+        if lease.revoked_at is not None:
+            return Refused("revoked")
+        if _delivered(wish.gateway) < wish.last_seq:
+            return Refused("not_delivered")
+    charged = channel.charged_total_atomic
+    room = _room(agent, channel, lease, wish)
+    if isinstance(room, Refused):
+        return room
+    if lease is None:
+        lease = Lease(channel=channel, agent=agent, gateway_id=wish.gateway, from_atomic=charged)
+    else:
+        lease.renewed_at, lease.renewals = now, lease.renewals + 1
+    lease.up_to_atomic = max(charged + room, lease.up_to_atomic or 0)
+    # An end that the gateway was told once is never taken back.
+    lease.expires_at = max(now + life, lease.expires_at or now)
+    lease.frees_at = lease.expires_at + grace
+    lease.save()
     left = max(0, lease.up_to_atomic - charged)
     return Granted(lease.id, lease.up_to_atomic, left, lease.expires_at, lease.expires_at - now)
 
