@@ -23,6 +23,16 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = structlog.get_logger(__name__)
 
 
+class BadRequest(DomainError):
+    code = "malformed"
+    status = 400
+
+
+class Busy(DomainError):
+    code = "busy"
+    status = 503
+
+
 class BodyTooLarge(DomainError):
     code = "body_too_large"
     status = 413

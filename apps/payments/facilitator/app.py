@@ -17,7 +17,6 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 
 from apps.core import asgi
-from apps.core.errors import DomainError
 from apps.payments.errors import UnknownGateway
 from apps.payments.facilitator.judge import Judged, Refusal, judge
 from apps.payments.facilitator.keys import HostedKeys
@@ -51,16 +50,6 @@ MESSAGE_BYTES_MAX: Final = 1232
 T = TypeVar("T")
 _request_decoder = msgspec.json.Decoder(FacilitatorRequest)
 _cosign_decoder = msgspec.json.Decoder(CosignRequest)
-
-
-class BadRequest(DomainError):
-    code = "malformed"
-    status = 400
-
-
-class Busy(DomainError):
-    code = "busy"
-    status = 503
 
 
 class Facilitator:
@@ -99,7 +88,7 @@ class Facilitator:
 
     async def _bounded(self, handle: Callable[[bytes], Any], scope: asgi.Scope, receive: asgi.Receive) -> Any:
         if self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
-            raise Busy("too many payments are being looked at; send this one again", retry_after_s=1)
+            raise asgi.Busy("too many payments are being looked at; send this one again", retry_after_s=1)
         self._in_flight += 1
         try:
             return await handle(await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX))
@@ -160,17 +149,17 @@ class Facilitator:
         try:
             request = _request_decoder.decode(body)
         except msgspec.DecodeError as error:
-            raise BadRequest(f"the body is not a facilitator request: {error}") from error
+            raise asgi.BadRequest(f"the body is not a facilitator request: {error}") from error
         try:
             judged = await self._threads.verify(
                 judge, request, network=self._network, keys=self._keys, now=time.time(), settling=settling
             )
         except MalformedError as error:
-            raise BadRequest(error.detail) from error
+            raise asgi.BadRequest(error.detail) from error
         if isinstance(judged, Refusal):
             return judged
         if not await self._is_hosted(judged.vendor, judged.hosted):
-            raise BadRequest(
+            raise asgi.BadRequest(
                 f"{judged.hosted.pubkey} is not registered on chain as a gateway of {judged.vendor}; "
                 "see /facilitator/gateways/{vendor}"
             )
@@ -200,12 +189,12 @@ class Facilitator:
             request = _cosign_decoder.decode(body)
             raw = base64.b64decode(request.message, validate=True)
         except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-            raise BadRequest(
+            raise asgi.BadRequest(
                 f"the body must be {{message: base64 of a transaction's message}}: {error}"
             ) from error
         hosted = self._keys.of(vendor)
         if len(raw) > MESSAGE_BYTES_MAX or not _registers_only(raw, self._network, vendor, hosted.public):
-            raise BadRequest(
+            raise asgi.BadRequest(
                 "the message must hold one instruction, register_gateway for the vendor's hosted gateway, "
                 "paid by the vendor"
             )
@@ -255,4 +244,4 @@ def _parsed(parse: Callable[[], T]) -> T:
     try:
         return parse()
     except MalformedError as error:
-        raise BadRequest(error.detail) from error
+        raise asgi.BadRequest(error.detail) from error

@@ -10,7 +10,6 @@ from uuid import UUID
 import msgspec
 
 from apps.core import asgi
-from apps.core.errors import DomainError
 from apps.payments.errors import NotYours, UnknownAggregation
 from apps.payments.relayer.auth import authenticate
 from apps.payments.relayer.threads import Threads
@@ -22,11 +21,6 @@ from machpay.protocol.errors import MalformedError
 SIGNATURE_BYTES_MAX: Final = 1_024
 
 _signature_decoder = msgspec.json.Decoder(AggregationSignature)
-
-
-class BadAggregationRequest(DomainError):
-    code = "malformed"
-    status = 400
 
 
 class AggregationEndpoints:
@@ -58,7 +52,7 @@ class AggregationEndpoints:
         try:
             signature = _signature_decoder.decode(body).parse()
         except (msgspec.DecodeError, MalformedError) as error:
-            raise BadAggregationRequest(f"the body is not a signature: {error}") from error
+            raise asgi.BadRequest(f"the body is not a signature: {error}") from error
         status = await self._threads.database(
             sign, aggregation_id, agent=signer.pubkey, signature=signature, network=self._network
         )

@@ -64,19 +64,9 @@ class HeartbeatBody(msgspec.Struct):
 _heartbeat_decoder = msgspec.json.Decoder(HeartbeatBody)
 
 
-class BadRequest(DomainError):
-    code = "malformed"
-    status = 400
-
-
 class BatchTooLarge(DomainError):
     code = "batch_too_large"
     status = 413
-
-
-class Busy(DomainError):
-    code = "busy"
-    status = 503
 
 
 class Relayer:
@@ -156,7 +146,7 @@ class Relayer:
     async def _settlements(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         # Counted before the body is read: the bound on batches is also the bound on their memory.
         if self._in_flight >= BATCHES_IN_FLIGHT_MAX:
-            raise Busy("too many batches are being stored; send this one again", retry_after_s=1)
+            raise asgi.Busy("too many batches are being stored; send this one again", retry_after_s=1)
         self._in_flight += 1
         metrics.IN_FLIGHT.inc()
         try:
@@ -185,7 +175,7 @@ class Relayer:
         try:
             batch = _batch_decoder.decode(body)
         except msgspec.DecodeError as error:
-            raise BadRequest(f"the body is not a batch of settlements: {error}") from error
+            raise asgi.BadRequest(f"the body is not a batch of settlements: {error}") from error
         if max(len(batch.batch), len(batch.vouchers)) > MAX_BATCH_ITEMS:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH_ITEMS} items and as many vouchers")
         _must_be(signer, batch.gateway_id)
@@ -244,9 +234,9 @@ class Relayer:
         try:
             heartbeat = _heartbeat_decoder.decode(body)
         except msgspec.DecodeError as error:
-            raise BadRequest(f"the body is not a heartbeat: {error}") from error
+            raise asgi.BadRequest(f"the body is not a heartbeat: {error}") from error
         if b"\\u0000" in body:
-            raise BadRequest("a heartbeat holds no NUL characters")
+            raise asgi.BadRequest("a heartbeat holds no NUL characters")
         _must_be(signer, heartbeat.gateway_id)
         try:
             await self._directory.vendor_of(signer.pubkey)
@@ -273,9 +263,9 @@ class Relayer:
             agent = str(parse_pubkey(scope["path"].rpartition("/")[2], "agent"))
             excluded = [str(parse_pubkey(key, "exclude_gateway")) for key in query.get("exclude_gateway", [])]
         except MalformedError as error:
-            raise BadRequest(error.detail) from error
+            raise asgi.BadRequest(error.detail) from error
         if len(excluded) > 1:
-            raise BadRequest("exclude_gateway may be given once")
+            raise asgi.BadRequest("exclude_gateway may be given once")
         signer = await authenticate(scope, body, self._threads)
         asking_gateway = await self._asking_gateway(signer, agent)
         answer = await self._answer(agent, excluded[0] if excluded else None, asking_gateway)

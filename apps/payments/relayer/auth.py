@@ -12,11 +12,6 @@ from machpay.protocol.errors import MalformedError, SignatureError
 from machpay.protocol.signed_requests import RequestSigner, verify_request
 
 
-class BadHeaders(DomainError):
-    code = "malformed"
-    status = 400
-
-
 class BadSignature(DomainError):
     code = "invalid_signature"
     status = 401
@@ -35,13 +30,13 @@ class ReplayGuardUnavailable(DomainError):
 async def authenticate(scope: asgi.Scope, body: bytes, threads: Threads) -> RequestSigner:
     """The signer of this request, which cannot be used again.
 
-    Raises `BadHeaders`, `BadSignature`, `RequestReplayed`, or `ReplayGuardUnavailable` while Redis is away.
+    Raises `BadRequest`, `BadSignature`, `RequestReplayed`, or `ReplayGuardUnavailable` while Redis is away.
     """
     target, headers = asgi.target_of(scope), asgi.header_map(scope)
     try:
         signer = await threads.verify(verify_request, scope["method"], target, body, headers, now=time.time())
     except MalformedError as error:
-        raise BadHeaders(error.detail) from error
+        raise asgi.BadRequest(error.detail) from error
     except SignatureError as error:
         raise BadSignature(error.detail) from error
     try:
