@@ -6,7 +6,7 @@ otherwise; nothing is ever refused for a business reason, because a served payme
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -17,15 +17,13 @@ from machpay.chain.network import Network
 from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.keys import verify_beside
-from machpay.protocol.nonces import lifetime_is_allowed, nonce_unix_ms
+from machpay.protocol.nonces import lifetime_is_allowed, nonce_time
 from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item, verify_item
 
 MAX_AGE: Final = timedelta(days=60)
 """Older nonces are refused as `too_old`. Partitions reach further back than this, so what is accepted can be stored."""
 MAX_AHEAD: Final = timedelta(days=1)
 """Clocks do not differ by more; a nonce from further ahead is refused for now as `not_yet`."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @lru_cache(maxsize=65_536)
@@ -75,13 +73,13 @@ def _check_item(raw: msgspec.Raw, network: Network, gateway: Pubkey, now: dateti
     except MalformedError as error:
         return Refused(b"", error.code)
     digest = payment.intent.digest
-    nonce_time = _EPOCH + timedelta(milliseconds=nonce_unix_ms(payment.intent.nonce))
+    stamped = nonce_time(payment.intent.nonce)
     if not verify_item(payment, verify_beside):
         return Refused(digest, RefusalCode.INVALID_SIGNATURE)
     if not lifetime_is_allowed(payment.intent.nonce, payment.intent.deadline):
         return Refused(digest, RefusalCode.NONCE_REPLAYED)
-    if nonce_time < now - MAX_AGE:
+    if stamped < now - MAX_AGE:
         return Refused(digest, "too_old")
-    if nonce_time > now + MAX_AHEAD:
+    if stamped > now + MAX_AHEAD:
         return Refused(digest, "not_yet", retry=True)
-    return Verified(payment, digest, nonce_time)
+    return Verified(payment, digest, stamped)

@@ -1,7 +1,7 @@
 """Judging what a seller's server forwarded, before anything is looked up. Pure: no database, no clock of its own."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -13,7 +13,7 @@ from machpay.protocol.encoding import parse_hex, parse_pubkey, parse_u64
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.facilitator import FacilitatorRequest
 from machpay.protocol.keys import SigningKey
-from machpay.protocol.nonces import nonce_unix_ms
+from machpay.protocol.nonces import nonce_time
 from machpay.protocol.screening import Attempt, Offer, screen
 from machpay.protocol.x402 import VERSION, PaymentPayload, parse_terms
 
@@ -22,7 +22,6 @@ SETTLE_GRACE_S: Final = 600
 work that began in time may take this long."""
 MAX_TIMEOUT_S: Final = 600
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _payload_decoder = msgspec.json.Decoder(PaymentPayload)
 
 
@@ -37,7 +36,7 @@ class Judged:
 
     @property
     def nonce_time(self) -> datetime:
-        return _EPOCH + timedelta(milliseconds=nonce_unix_ms(self.attempt.intent.nonce))
+        return nonce_time(self.attempt.intent.nonce)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,6 @@ BODY_BYTES_MAX: Final = 16 * 1024
 _decoder = msgspec.json.Decoder(ComplaintRequest)
 
 
-class BadComplaint(DomainError):
-    code = "malformed"
-    status = 400
-
-
 class UnprovenComplaint(DomainError):
     """A signature in the payment or receipt is not what it has to be."""
 
@@ -64,13 +59,13 @@ class ComplaintEndpoint:
             channel = self._network.channel(parse_pubkey(item.agent, "agent"), gateway)
             payment = parse_item(item, gateway=gateway, channel=channel)
         except msgspec.DecodeError as error:
-            raise BadComplaint(f"the body is not a complaint: {error}") from error
+            raise asgi.BadRequest(f"the body is not a complaint: {error}") from error
         except MalformedError as error:
-            raise BadComplaint(error.detail) from error
+            raise asgi.BadRequest(error.detail) from error
         if request.kind not in Complaint.Kind.values:
-            raise BadComplaint(f"kind is one of {', '.join(Complaint.Kind.values)}")
+            raise asgi.BadRequest(f"kind is one of {', '.join(Complaint.Kind.values)}")
         if b"\\u0000" in body:
-            raise BadComplaint("a complaint holds no NUL characters")
+            raise asgi.BadRequest("a complaint holds no NUL characters")
         return Complained(
             agent=str(payment.agent),
             gateway=str(gateway),

@@ -25,7 +25,7 @@ from machpay.chain.network import Network
 from machpay.protocol.encoding import U64_MAX, parse_pubkey, parse_u64, to_rfc3339
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.leases import LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest
-from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed, nonce_unix_ms
+from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed, nonce_time
 from machpay.protocol.settlements import ResolvedPayment, parse_item, verify_item
 from machpay.protocol.snapshots import ChannelState, Snapshot
 
@@ -35,11 +35,6 @@ INTENT_AGE_MAX: Final = timedelta(seconds=MAX_LIFETIME_S + CLOCK_SKEW_S)
 
 _request_decoder = msgspec.json.Decoder(LeaseRequest)
 _release_decoder = msgspec.json.Decoder(ReleaseRequest)
-
-
-class BadLeaseRequest(DomainError):
-    code = "malformed"
-    status = 400
 
 
 class IntentRefused(DomainError):
@@ -68,7 +63,7 @@ class LeaseEndpoints:
         try:
             request = _request_decoder.decode(body)
         except msgspec.DecodeError as error:
-            raise BadLeaseRequest(f"the body is not a lease request: {error}") from error
+            raise asgi.BadRequest(f"the body is not a lease request: {error}") from error
         payment = await self._threads.verify(self._intent, request, signer.key)
         wish = Wish(
             agent=request.agent,
@@ -93,7 +88,7 @@ class LeaseEndpoints:
             lease_id = UUID(scope["path"].split("/")[-2])
             request = _release_decoder.decode(body)
         except (ValueError, msgspec.DecodeError) as error:
-            raise BadLeaseRequest(f"not the release of a lease: {error}") from error
+            raise asgi.BadRequest(f"not the release of a lease: {error}") from error
         freed = await self._threads.database(
             leases.release, lease_id=lease_id, gateway=signer.pubkey, last_seq=request.last_seq
         )
@@ -119,20 +114,20 @@ class LeaseEndpoints:
             channel = self._network.channel(agent, gateway)
             payment = parse_item(request.intent, gateway=gateway, channel=channel)
         except MalformedError as error:
-            raise BadLeaseRequest(error.detail) from error
+            raise asgi.BadRequest(error.detail) from error
         if request.channel != str(channel):
             raise NotYours("the channel is not the one of this agent and this gateway")
         if payment.agent != agent or not verify_item(payment):
             raise IntentRefused("the intent is not signed by the agent for this channel")
         intent = payment.intent
-        signed_at = datetime.fromtimestamp(nonce_unix_ms(intent.nonce) / 1000, UTC)
+        signed_at = nonce_time(intent.nonce)
         age = datetime.now(UTC) - signed_at
         if not lifetime_is_allowed(intent.nonce, intent.deadline) or not (
             -timedelta(seconds=CLOCK_SKEW_S) <= age <= INTENT_AGE_MAX
         ):
             raise IntentRefused("the intent is not recent")
         if not request.last_seq >= 0:
-            raise BadLeaseRequest("last_seq is negative")
+            raise asgi.BadRequest("last_seq is negative")
         return payment
 
 
@@ -140,9 +135,9 @@ def _amount(value: str | int) -> int:
     try:
         amount = parse_u64(value, "amount")
     except MalformedError as error:
-        raise BadLeaseRequest(error.detail) from error
+        raise asgi.BadRequest(error.detail) from error
     if not amount:
-        raise BadLeaseRequest("amount is zero")
+        raise asgi.BadRequest("amount is zero")
     return amount
 
 

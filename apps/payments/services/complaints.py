@@ -6,7 +6,7 @@ so such complaints count: enough of them about a gateway that served others mean
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -20,7 +20,7 @@ from apps.payments.locks import lock_agents
 from apps.payments.models import AgentMirror, Case, Channel, Complaint, PaymentIntent
 from apps.payments.services.cases import open_case
 from apps.payments.services.network import current_network
-from machpay.protocol.nonces import nonce_unix_ms
+from machpay.protocol.nonces import nonce_time
 from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item
 
 Kind = Complaint.Kind
@@ -29,7 +29,6 @@ Verdict = Complaint.Verdict
 RECENT: Final = timedelta(hours=24)
 PER_AGENT_MAX: Final = 20
 """Complaints of one agent within `RECENT`."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,7 @@ def _require_standing(agent: AgentMirror, said: Complained) -> None:
     since = timezone.now() - RECENT
     if agent.status != AgentMirror.Status.ACTIVE or agent.stopped or not agent.bond_atomic:
         raise ComplaintRefused("gateways may refuse an agent that is not active or has no bond")
-    if _nonce_time(said.payment) < since:
+    if nonce_time(said.payment.intent.nonce) < since:
         raise ComplaintRefused("the payment is older than a day")
     if Complaint.objects.filter(agent=agent, received_at__gte=since).count() >= PER_AGENT_MAX:
         raise ComplaintRefused("too many complaints today", retry_after_s=3600)
@@ -143,7 +142,7 @@ def _require_standing(agent: AgentMirror, said: Complained) -> None:
 def _judge(complaint: Complaint, payment: ResolvedPayment) -> None:
     """Compare with what the gateway delivered under this nonce, in the caller's transaction."""
     stored = PaymentIntent.objects.filter(
-        nonce_time=_nonce_time(payment),
+        nonce_time=nonce_time(payment.intent.nonce),
         agent=complaint.agent_id,
         nonce=payment.intent.nonce,
         channel=str(payment.intent.channel),
@@ -166,7 +165,3 @@ def _judge(complaint: Complaint, payment: ResolvedPayment) -> None:
     elif complaint.kind == Kind.OVERCHARGED or stored.charged_atomic:
         complaint.verdict = Verdict.REFUTED
     complaint.save(update_fields=["verdict", "case"])
-
-
-def _nonce_time(payment: ResolvedPayment) -> datetime:
-    return _EPOCH + timedelta(milliseconds=nonce_unix_ms(payment.intent.nonce))

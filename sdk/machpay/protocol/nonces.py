@@ -8,6 +8,7 @@ forked or cloned processes that share a key cannot repeat one.
 import os
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from machpay.protocol.errors import MalformedError
 MAX_LIFETIME_S: Final = 600
 """The longest time from a nonce to its deadline that the network accepts."""
 CLOCK_SKEW_S: Final = 30
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -38,6 +40,11 @@ def parse_nonce(value: object) -> UUID:
 def nonce_unix_ms(nonce: UUID) -> int:
     """The unix time in milliseconds that the nonce carries."""
     return nonce.int >> 80
+
+
+def nonce_time(nonce: UUID) -> datetime:
+    """The time that the nonce carries, to the millisecond, in UTC: exact, because stored payments are keyed by it."""
+    return _EPOCH + timedelta(milliseconds=nonce_unix_ms(nonce))
 
 
 def lifetime_is_allowed(nonce: UUID, deadline_s: int, max_lifetime_s: int = MAX_LIFETIME_S) -> bool:
