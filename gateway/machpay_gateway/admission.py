@@ -13,11 +13,11 @@ from machpay.protocol.events import REQUEST_BLOCKED
 from machpay.protocol.identifiers import read_identifier
 from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, Binding
 from machpay.protocol.screening import Attempt, Offer, Reject
-from machpay.protocol.x402 import PaymentResponse, decode_payload, parse_terms
+from machpay.protocol.x402 import PaymentResponse, correction_json, decode_payload, parse_terms
 from machpay_gateway import decide
 from machpay_gateway import headers as names
 from machpay_gateway.answers import respond_payment_required
-from machpay_gateway.challenge import Challenges, corrective, encode, header
+from machpay_gateway.challenge import Challenges, encode, header
 from machpay_gateway.decide import Credit, Forward, LookUp, Repeat
 from machpay_gateway.errors import RequestError
 from machpay_gateway.events import Events
@@ -142,7 +142,7 @@ class Admission:
         self._metrics.refusals.labels(code.value).inc()
         extra: dict[str, object] = {}
         if code is RefusalCode.CUMULATIVE_TOO_LOW:
-            extra = corrective(*self._payments.correction(attempt.agent))
+            extra = correction_json(*self._payments.correction(attempt.agent))
         elif code is RefusalCode.REQUEST_MISMATCH:
             # A stock client's scheme sees this header only, not the new 402.
             extra = {"requestHash": asked.request_hash.hex(), "binding": asked.binding}

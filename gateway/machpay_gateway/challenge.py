@@ -6,18 +6,15 @@ from typing import Final
 import msgspec
 
 from machpay.protocol import identifiers
-from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.requests import Binding
 from machpay.protocol.x402 import (
     INTENT_VERSION,
     MAX_HEADER_BYTES,
     SCHEME,
     VERSION,
-    Correction,
     PaymentRequired,
     Requirements,
     Resource,
-    correction_json,
     encode_header,
 )
 from machpay_gateway.routes import Route
@@ -124,14 +121,6 @@ def header(body: bytes) -> bytes:
     if len(value) >= MAX_HEADER_BYTES:
         raise ValueError("a 402 header must stay below 8 KB")
     return value
-
-
-def corrective(correction: Correction, receipt: SignedReceipt | None) -> dict[str, object]:
-    """What goes into both `accepts[].extra` and `PAYMENT-RESPONSE.extra` when a cumulative was too low."""
-    fields = correction_json(correction)
-    if receipt is not None:
-        fields["receipt"] = receipt.to_json()
-    return fields
 
 
 def encode(value: msgspec.Struct) -> bytes:

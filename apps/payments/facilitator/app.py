@@ -234,9 +234,7 @@ def _order(judged: Judged) -> Order:
 def _refusal(judged: Judged, declined: Declined) -> Refusal:
     extra: dict[str, object] = {}
     if declined.correction is not None:
-        extra = correction_json(declined.correction)
-        if declined.receipt is not None:
-            extra["receipt"] = declined.receipt.to_json()
+        extra = correction_json(declined.correction, declined.receipt)
     return Refusal(declined.code, declined.detail, str(judged.attempt.agent), extra)
 
 

@@ -20,6 +20,7 @@ from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import CONTEXT_LENGTH, PaymentIntent, Voucher
 from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey
 from machpay.protocol.nonces import parse_nonce
+from machpay.protocol.receipts import SignedReceipt
 
 VERSION: Final = 2
 SCHEME: Final = "machpay-bond"
@@ -235,11 +236,14 @@ def parse_voucher(value: object) -> Voucher:
     )
 
 
-def correction_json(correction: Correction) -> dict[str, object]:
-    """The fields that a corrective answer adds to `extra`."""
+def correction_json(correction: Correction, receipt: SignedReceipt | None = None) -> dict[str, object]:
+    """What a corrective answer adds to `extra`, both in `accepts[]` and in `PAYMENT-RESPONSE`; with the channel's
+    newest receipt if there is one."""
     fields: dict[str, object] = {"committedTotal": str(correction.committed_total)}
     if correction.voucher is not None:
         fields["voucher"] = voucher_json(correction.voucher)
+    if receipt is not None:
+        fields["receipt"] = receipt.to_json()
     return fields
 
 
