@@ -3,9 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import pytest
 from django.db import connection
@@ -31,8 +29,8 @@ from machpay.protocol.receipts import SignedReceipt
 from machpay.x402.__main__ import main as host
 from tests.facilitator.conftest import PRICE, Facilitated
 from tests.support.chain import LocalChain
+from tests.support.database import committed
 
-T = TypeVar("T")
 pytestmark = pytest.mark.django_db
 
 
@@ -195,19 +193,6 @@ def test_the_bond_is_the_limit(shop):
 def test_an_agent_without_a_bond_is_refused(shop):
     shop.agent = SigningKey.generate()
     assert shop.verify(shop.payload())["invalidReason"] == "insufficient_bond"
-
-
-def committed(work: Callable[[], T]) -> T:
-    """Do `work` on a connection of its own, so that the relayer sees it although the test's transaction is open."""
-
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
 
 
 def hold(shop: Facilitated, **fields: object) -> None:

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,9 +25,9 @@ from machpay.protocol.nonces import new_nonce
 from machpay.protocol.settlements import ResolvedPayment, to_item
 from tests.payments.relayer_client import RelayerClient, running_relayer
 from tests.support.chain import LocalChain, Payer
+from tests.support.database import committed
 from tests.support.servers import Server
 
-T = TypeVar("T")
 USDC = 1_000_000
 pytestmark = pytest.mark.django_db
 
@@ -47,19 +47,6 @@ def relayer(
         finally:
             call_command("flush", interactive=False, verbosity=0)
             connection.close()
-
-
-def committed(work: Callable[[], T]) -> T:
-    """Do `work` on a connection of its own, so that the relayer sees it although the test's transaction is open."""
-
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
 
 
 def bonded_agent(chain: LocalChain, bond_atomic: int) -> SigningKey:
