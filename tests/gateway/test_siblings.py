@@ -308,9 +308,15 @@ url = "http://127.0.0.1:{ports[1 - number]}"
         payers = [payer_of(0), payer_of(1)]
         for machine in machines:
             for payer in payers:
-                assert (await machine.pay(payer))[0] == 200
+                status, digest, _ = await machine.pay(payer)
+                assert status == 200
+        look_up = f"/.well-known/machpay/payments/{digest}"
+        assert (await machines[0].get(look_up))[2]["status"] == "served"
         # A machine that is away takes its identities with it, and no others.
         await machines[1].end(signal.SIGTERM)
+        # What it may have served is not called unknown: its client would take that for "not charged".
+        status, headers, problem = await machines[0].get(look_up)
+        assert (status, problem["code"], headers["Retry-After"]) == (503, "sibling_unavailable", "1")
         assert (await machines[0].pay(payers[1]))[0] == 503
         assert (await machines[0].pay(payers[0]))[0] == 200
         await eventually(lambda: net.charged == 5 * PRICE, "delivered")

@@ -7,7 +7,7 @@
 
 A request is passed on once at most and whole: method, target, headers and body as they arrived. A sibling that is not
 there is 503: nobody else may decide on its channels. `/health` and `/metrics` speak for all processes of this machine,
-and the look-up of a payment asks all siblings.
+and the look-up of a payment asks all siblings: while one is silent, nobody can say that it is not known.
 """
 
 import asyncio
@@ -210,18 +210,31 @@ class Front:
         await respond(send, 200, text, [(b"content-type", CONTENT_TYPE_LATEST.encode())])
 
     async def _look_up(self, request: Request, send: Send) -> bool:
-        """Answer with what a sibling knows of a payment; False if we know it ourselves or nobody does."""
+        """Answer with what a sibling knows of a payment; False if we know it ourselves or nobody does.
+
+        Raises 503 if nobody knows it, but a sibling did not answer: "unknown" would let its client pay again.
+        """
         digest = request.path.rpartition("/")[2]
         if request.method != "GET" or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             return False
         found = self._runtime.payments.find(bytes.fromhex(digest))
         if found.state != "unknown" or found.in_flight:
             return False
-        for answer in (await self._ask(request.path, everywhere=True)).values():
-            told = _document(answer)
+        answers = (await self._ask(request.path, everywhere=True)).values()
+        documents = [
+            _document(answer) if answer is not None and answer[0] == 200 else None for answer in answers
+        ]
+        for told in documents:
             if told is not None and (told.get("status") != "unknown" or told.get("in_flight")):
                 await respond_json(send, 200, msgspec.json.encode(told))
                 return True
+        if None in documents:
+            raise RequestError(
+                503,
+                "sibling_unavailable",
+                "a process that may know this payment is not there",
+                (RETRY_AFTER,),
+            )
         return False
 
     async def _ask(self, target: str, *, everywhere: bool = False) -> dict[int, tuple[int, bytes] | None]:
