@@ -345,7 +345,7 @@ class LocalNetwork:
 
     def _finish(self, command: "subprocess.Popen[bytes]", name: str) -> None:
         try:
-            code = command.wait(120)
+            code = command.wait(300)
         except subprocess.TimeoutExpired:
             command.kill()
             code = -1

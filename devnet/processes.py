@@ -76,7 +76,7 @@ class ManagedProcess:
         if self._child is not None and (code := self._child.poll()) is not None:
             raise ProcessFailed(f"{self.name} ended with status {code}.\n{self.log_tail()}")
 
-    def wait_healthy(self, timeout_s: float = 60.0) -> None:
+    def wait_healthy(self, timeout_s: float = 180.0) -> None:
         """Return when the health address answers 200."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from solders.pubkey import Pubkey
@@ -19,6 +20,8 @@ from devnet.manifest import Manifest, describe
 from devnet.network import ROOT, LocalNetwork, Options
 from machpay.chain import tokens
 from machpay.chain.client import ChainClient
+from machpay.chain.network import Network
+from machpay.chain.transactions import Commitment
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
@@ -50,6 +53,10 @@ class Running:
     def close(self) -> None:
         self._database.close()
 
+    def _chain(self) -> Network:
+        assert self.network.network is not None
+        return self.network.network
+
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         return self._database.execute(query, parameters).fetchall()  # type: ignore[arg-type]
 
@@ -66,10 +73,12 @@ class Running:
     def trial_balance(self) -> int:
         return int(self.value("SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account"))
 
-    def total(self, kind: str) -> int:
-        """The sum of all ledger accounts of one kind."""
+    def total(self, kind: str, owner: str | None = None) -> int:
+        """The sum of all ledger accounts of one kind, or of one owner's."""
         query = "SELECT coalesce(sum(balance_atomic), 0)::bigint FROM ledger_account WHERE kind = %s"
-        return int(self.value(query, kind))
+        if owner is None:
+            return int(self.value(query, kind))
+        return int(self.value(query + " AND owner = %s", kind, owner))
 
     def unsettled(self) -> int:
         return self.total("unsettled")
@@ -79,6 +88,10 @@ class Running:
             "SELECT coalesce(sum(charged_total_atomic), 0)::bigint FROM payments_channel WHERE gateway = %s"
         )
         return int(self.value(query, gateway))
+
+    def charged_by(self, agent: str, gateway: str) -> int:
+        """What the relayer has stored as charged to one agent by one gateway."""
+        return self.charged_on(str(self._chain().channel(*map(Pubkey.from_string, (agent, gateway)))))
 
     def charged_on(self, channel: str) -> int:
         """What the relayer has stored as charged on one channel, by its address."""
@@ -98,22 +111,38 @@ class Running:
         assert len(digests) == len(rows)
         return digests
 
+    def delivered(self) -> bool:
+        """Whether the demo's gateways have handed over every payment that they completed."""
+        for gateway in self.demo["gateways"]:
+            health = httpx.get(gateway["url"] + "/health", trust_env=False, timeout=30.0).json()
+            if health["components"]["delivery"]["undelivered"]:
+                return False
+        return True
+
     def settle_everything(self) -> None:
+        """Return when the network is at rest: no payment of the demo's gateways is on its way, everything charged is
+        settled and paid out, and the ledger has every bond that the vault holds."""
         wait_until(
-            lambda: self.unsettled() == self.total("owed") == 0,
-            "everything charged is settled and paid out",
+            lambda: (
+                self.delivered()
+                and self.unsettled() == self.total("owed") == 0
+                and self.vault() == self.total("bond") + self.total("forfeited")
+            ),
+            "everything charged is settled and paid out, and every bond is in the ledger",
             timeout_s=180.0,
         )
 
-    def vendor_balance(self, vendor: str) -> int:
-        return asyncio.run(self._vendor_balance(vendor))
+    def vault(self) -> int:
+        """Atomic units that the program holds, of confirmed transactions: what the ledger will have."""
+        return asyncio.run(self._held(self._chain().vault(), "confirmed"))
 
-    async def _vendor_balance(self, vendor: str) -> int:
-        chain_network = self.network.network
-        assert chain_network is not None
-        wallet = tokens.associated_token_address(Pubkey.from_string(vendor), chain_network.mint)
-        async with ChainClient(self.network.url("chain"), chain_network) as chain:
-            return await chain.token_balance(wallet, "finalized")
+    def vendor_balance(self, vendor: str) -> int:
+        wallet = tokens.associated_token_address(Pubkey.from_string(vendor), self._chain().mint)
+        return asyncio.run(self._held(wallet, "finalized"))
+
+    async def _held(self, wallet: Pubkey, commitment: Commitment) -> int:
+        async with ChainClient(self.network.url("chain"), self._chain()) as chain:
+            return await chain.token_balance(wallet, commitment)
 
     def start_payer(self, *arguments: str) -> "subprocess.Popen[str]":
         """Started now, ended by `finish`."""
@@ -126,7 +155,7 @@ class Running:
         )
 
 
-def finish(payer: "subprocess.Popen[str]", timeout_s: float = 120.0) -> dict[str, Any]:
+def finish(payer: "subprocess.Popen[str]", timeout_s: float = 240.0) -> dict[str, Any]:
     """What a payer printed; its standard error when it failed."""
     try:
         out, err = payer.communicate(timeout=timeout_s)
@@ -140,6 +169,7 @@ def finish(payer: "subprocess.Popen[str]", timeout_s: float = 120.0) -> dict[str
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The network, at rest: every agent's bond is in the ledger."""
     folder: Path = tmp_path_factory.mktemp("network")
     environ = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     options = Options(
@@ -160,6 +190,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         network.start()
         Manifest(folder).write(network)
         running = Running(network)
+        wait_until(
+            lambda: running.total("bond") == options.agents * options.bond_atomic,
+            "the ledger has every agent's bond",
+        )
+        running.settle_everything()
         yield running
         running.close()
     finally:

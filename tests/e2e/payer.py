@@ -29,6 +29,7 @@ async def pay(manifest: Path, agent: int, calls: int, in_flight: int, stop: Path
                 return
             gateway = demo["gateways"][number % len(demo["gateways"])]
             path = gateway["paid_path"]
+            began = time.time()
             try:
                 response = await client.pay_and_call(url=gateway["url"] + path, method=gateway["method"])
             except ClientError as error:
@@ -41,6 +42,7 @@ async def pay(manifest: Path, agent: int, calls: int, in_flight: int, stop: Path
                         "gateway": gateway["gateway"],
                         "digest": response.payment.receipt.receipt.digest.hex(),
                         "charged": response.payment.charged,
+                        "began": began,
                         "at": time.time(),
                     }
                 )

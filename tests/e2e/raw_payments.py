@@ -24,7 +24,7 @@ class RawBuyer:
     network: Network
     gateway: dict[str, Any]
     total: int = 0
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=10))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=60))
 
     def close(self) -> None:
         self.http.close()

@@ -15,7 +15,7 @@ from machpay.protocol.requests import request_hash
 from tests.e2e.conftest import Running, wait_until
 from tests.e2e.raw_payments import RawBuyer, altered_nonce, refusal
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @contextlib.contextmanager
@@ -185,7 +185,7 @@ def test_of_sixteen_simultaneous_intents_with_one_cumulative_one_is_served(
         responses = list(
             pool.map(
                 lambda header: httpx.get(
-                    buyer.url + path, headers={x402.SIGNATURE_HEADER: header}, trust_env=False, timeout=20
+                    buyer.url + path, headers={x402.SIGNATURE_HEADER: header}, trust_env=False, timeout=60
                 ),
                 headers,
             )
