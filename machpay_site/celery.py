@@ -7,7 +7,7 @@ import os
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_shutdown
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "machpay_site.settings")
 
@@ -19,6 +19,22 @@ app.autodiscover_tasks()
 @setup_logging.connect
 def _keep_django_logging(**_kwargs: object) -> None:
     """Django's settings already configured logging; Celery must not replace it."""
+
+
+@worker_process_init.connect
+def _keep_chain_connections(**_kwargs: object) -> None:
+    """Sent by the pools that run one task at a time in a process; others open a client for each task."""
+    from apps.settlement.chain import keep_connections
+
+    keep_connections()
+
+
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def _close_chain_connections(**_kwargs: object) -> None:
+    from apps.settlement.chain import close_connections
+
+    close_connections()
 
 
 def _schedule() -> dict[str, dict[str, object]]:

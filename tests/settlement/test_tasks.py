@@ -1,14 +1,18 @@
 """The tasks as beat runs them: what stops everybody is one line of log, and nothing moved."""
 
+import asyncio
+import contextvars
 from pathlib import Path
 
 import pytest
+from celery import signals
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 from structlog.testing import capture_logs
 
 from apps.payments.models import Settlement
 from apps.payments.services import network as binding
+from apps.settlement.chain import close_connections, connect, keep_connections
 from apps.settlement.tasks import (
     anchor_payments,
     extend_lookup_tables,
@@ -22,6 +26,7 @@ from apps.settlement.tasks import (
 )
 from devnet.offers import LEXICON
 from devnet.services.ports import free_port
+from machpay.chain.client import ChainClient
 from machpay.chain.network import Network
 from machpay.protocol.keys import SigningKey
 from machpay_site.celery import app
@@ -56,6 +61,19 @@ def test_every_task_of_the_schedule_exists() -> None:
     scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
     assert {name for name in scheduled if name.startswith("settlement.")} == set(TASKS)
     assert scheduled <= set(app.tasks)
+
+
+def test_worker_processes_keep_their_chain_connection_until_they_end(
+    chain_settings, transactional_db
+) -> None:
+    signals.worker_process_init.send(sender=None)
+    with connect() as first:
+        pass
+    with connect() as second:
+        assert second.client is first.client
+    signals.worker_process_shutdown.send(sender=None, pid=0, exitcode=0)
+    with connect() as third:
+        assert third.client is not first.client
 
 
 def test_the_tasks_settle_and_follow(recon: Recon) -> None:
@@ -139,6 +157,97 @@ def test_a_missing_setting_is_named(recon: Recon, settings, task: str, name: str
 def test_an_address_that_is_none_is_named(recon: Recon, settings) -> None:
     settings.USDC_MINT = "not-a-mint"
     assert paused("settlement.settle") == ("SettlementPaused", "USDC_MINT is not an address: 'not-a-mint'")
+
+
+class TestKeptConnections:
+    """What a worker process keeps from task to task."""
+
+    @pytest.fixture(autouse=True)
+    def keeping(self, chain_settings, transactional_db):
+        keep_connections()
+        yield
+        close_connections()
+
+    def test_the_next_task_uses_the_client_of_the_last_one(self) -> None:
+        with connect() as first:
+            pass
+        with connect() as second:
+            assert second.client is first.client
+            assert second.run(second.client.slot()) > 0
+
+    def test_two_sessions_at_once_have_a_client_each(self) -> None:
+        with connect() as outer, connect() as inner:
+            assert inner.client is not outer.client
+            assert outer.run(outer.client.slot()) <= inner.run(inner.client.slot())
+
+    def test_a_client_of_another_address_is_not_used(self, settings) -> None:
+        with connect() as first:
+            pass
+        with Cable(settings.SOLANA_RPC_URL) as cable:
+            settings.SOLANA_RPC_URL = cable.url
+            with connect() as second:
+                assert second.client is not first.client
+            close_connections()
+
+    def test_a_task_that_broke_off_leaves_nothing_to_the_next(self, settings) -> None:
+        ended: list[str] = []
+
+        async def forever() -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                ended.append("cancelled")
+
+        async def start() -> None:
+            tasks.append(asyncio.create_task(forever()))
+            await asyncio.sleep(0)
+
+        tasks: list[asyncio.Task[None]] = []
+        used: list[ChainClient] = []
+
+        def break_off() -> None:
+            with connect() as first:
+                used.append(first.client)
+                first.run(start())
+                raise RuntimeError("broke off")
+
+        with pytest.raises(RuntimeError, match="broke off"):
+            break_off()
+        assert ended == ["cancelled"]
+        with connect() as second:
+            assert second.client not in used
+
+    def test_a_cut_connection_is_replaced(self, settings) -> None:
+        with Cable(settings.SOLANA_RPC_URL) as cable:
+            settings.SOLANA_RPC_URL = cable.url
+            with connect() as first:
+                pass
+            cable.cut()
+            cable.mend()
+            with connect() as second:
+                assert second.client is first.client
+                assert second.run(second.client.slot()) > 0
+            close_connections()
+
+    def test_each_session_logs_with_its_own_context(self) -> None:
+        task = contextvars.ContextVar("task", default="none")
+
+        async def named() -> str:
+            return task.get()
+
+        seen = []
+        for name in ("settle", "follow"):
+            task.set(name)
+            with connect() as session:
+                seen.append(session.run(named()))
+        assert seen == ["settle", "follow"]
+
+    def test_without_keeping_every_session_closes_its_own(self) -> None:
+        close_connections()
+        with connect() as first:
+            pass
+        with connect() as second:
+            assert second.client is not first.client
 
 
 class TestRelayerKey:
