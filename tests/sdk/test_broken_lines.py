@@ -1,13 +1,18 @@
 """When the line breaks: a call is paid at most once, and its outcome is found out or reported as unknown."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 
 import pytest
+from aiohttp import web
 
 from machpay.client.errors import GatewayUnreachableError, ResponseLostError, UnresolvedPaymentError
 from tests.gateway.conftest import eventually
-from tests.gateway.factories import PRICE
+from tests.gateway.factories import PRICE, network
+from tests.sdk.model import GATEWAY
 from tests.sdk.relay import Relay
+from tests.sdk.scripted import Scripted
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ async def forgetful(start_gateway, make_client):
     """A gateway that keeps no answers, a client that has paid it once, and the line between them."""
     gateway = await start_gateway(upstream="\n[responses]\nmax_bytes = 0")
     async with Relay(gateway.url) as line:
-        client = await make_client(timeout_s=1.0)
+        client = await make_client(timeout_s=2.0)
         await client.pay_and_call(line.url + "/paid")
         yield client, line
 
@@ -135,3 +140,92 @@ async def test_a_restarted_gateway_goes_on_being_paid(make_client, gateway, net)
     response = await client.pay_and_call(gateway.url + "/paid")
     assert response.payment.served_total == 2 * PRICE
     await eventually(lambda: net.charged == 2 * PRICE, "both charges arrived")
+
+
+async def test_a_repeated_call_that_nobody_answers_any_more_is_still_unresolved(make_client, relay, gateway):
+    """Its first payment was served, the answer was lost, and then the gateway was gone: not "nothing was sent"."""
+    client = await make_client(timeout_s=1.0)
+    await client.pay_and_call(relay.url + "/paid")
+    channel = client._book.channel(gateway.settings.key.public)
+    relay.plan.extend(["cut after", *["cut before"] * 20])
+    call = asyncio.create_task(client.pay_and_call(relay.url + "/paid", retries=1))
+    await eventually(lambda: channel.unresolved == PRICE and len(relay.plan) < 15, "it is looked up in vain")
+    await relay.__aexit__()
+    with pytest.raises(UnresolvedPaymentError) as raised:
+        await call
+    error = raised.value
+    assert PRICE <= channel.unresolved == PRICE * (1 + len(error.earlier))
+    found = [await client.look_up(gateway.url, digest) for digest in (*error.earlier, error.digest)]
+    assert "served" in [one.status for one in found]
+
+
+async def test_a_payment_of_which_nobody_can_tell_is_not_called_free(client, scripted_behind_a_proxy):
+    """A proxy answers for the gateway, which serves meanwhile, and the look-up is answered by the proxy too."""
+    server = scripted_behind_a_proxy
+    with pytest.raises(UnresolvedPaymentError) as raised:
+        await client.pay_and_call(server.url + "/x")
+    assert raised.value.digest == server.paid[0].intent.digest
+    assert client._book.channel(GATEWAY.public).unresolved == PRICE
+
+
+async def test_a_busy_gateway_is_asked_again_when_it_says_and_no_longer(make_client, busy):
+    began = time.monotonic()
+    client = await make_client(busy_wait_s=2.5)
+    response = await client.pay_and_call(busy.url + "/x")
+    assert (response.status_code, response.payment) == (503, None)
+    # Twice a second of waiting fit; the same bytes each time, so that it could have been charged once at most.
+    assert len({arrived.header for arrived in busy.paid}) == 1
+    assert len(busy.paid) == 3
+    assert time.monotonic() - began >= 2
+    assert client._book.channel(GATEWAY.public).unresolved == 0
+
+
+async def test_a_gateway_that_wants_more_patience_than_there_is_is_not_waited_for(make_client, busy):
+    busy.wait = "3600"
+    client = await make_client()
+    response = await client.pay_and_call(busy.url + "/x")
+    assert (response.status_code, len(busy.paid)) == (503, 1)
+
+
+async def test_how_often_a_busy_gateway_is_asked_again_is_bounded(make_client, busy):
+    busy.wait = "0"
+    client = await make_client(busy_resends=2)
+    assert (await client.pay_and_call(busy.url + "/x")).status_code == 503
+    assert len(busy.paid) == 3
+    busy.calm_after = 5
+    assert (await client.pay_and_call(busy.url + "/x")).payment.charged == PRICE
+    assert len(busy.paid) == 5
+
+
+@pytest.fixture
+async def busy():
+    """A gateway that takes nothing now: 503 with `Retry-After`, until it has seen `calm_after` payments."""
+    server = BusyGateway(network=network())
+    server.bare = server.put_off
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@dataclass
+class BusyGateway(Scripted):
+    wait: str = "1"
+    calm_after: int = 1_000
+
+    def put_off(self, arrived):
+        calm = len(self.paid) >= self.calm_after
+        return None if calm else web.Response(status=503, headers={"Retry-After": self.wait})
+
+
+@pytest.fixture
+async def scripted_behind_a_proxy():
+    server = Unreachable(network=network())
+    server.bare = lambda arrived: web.Response(status=504)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+class Unreachable(Scripted):
+    async def _look_up(self, request):
+        return web.Response(status=503, headers={"Retry-After": "1"})

@@ -207,9 +207,9 @@ async def test_while_the_bond_cannot_be_looked_up_the_same_bytes_are_sent_again(
 
 
 async def test_a_gateway_that_cannot_take_payments_now_is_not_handed_higher_and_higher_totals(
-    client, gateway, net, upstream, monkeypatch
+    make_client, gateway, net, upstream
 ):
-    monkeypatch.setattr("machpay.client.exchange.BUSY_RESENDS", 0)
+    client = await make_client(busy_resends=0)
     net.down = True
     for _ in range(3):
         response = await client.pay_and_call(gateway.url + "/paid")

@@ -56,7 +56,7 @@ class MachPayClient:
         self._transport = Transport(timeout_s=config.timeout_s, max_connections=config.max_connections)
         self._chain = ChainClient(config.rpc_url, config.network) if config.rpc_url else None
         self._book = ChannelBook(config, self._chain)
-        self._exchange = Exchange(self._transport, self._book, config.resends)
+        self._exchange = Exchange(self._transport, self._book, config)
         folder = config.state_dir
         spent = None if folder is None else state_path(folder, self.agent, config.network, "spent.json")
         self._spending = Spending(config.budgets, self.agent, spent)

@@ -32,9 +32,11 @@ class MachPayConfig:
     methods and lets the client follow totals that only the chain proves. `pinned` maps origins to the gateway
     keys they must have; an origin that is not listed is pinned to the first key it shows. `state_dir` keeps
     channel totals between runs. `timeout_s` bounds each phase of an HTTP exchange; `resends` is how often the
-    same signed bytes are sent again after a broken connection. `gateways` are URLs known from a demo's
-    description. `budgets` are the agent's own limits; those of a day outlive the process only with a
-    `state_dir`. `on_low_balance` is called when what the bond has left falls below `low_balance_atomic`; it is
+    same signed bytes are sent again after a broken connection. While a gateway cannot take payments (503, 429 or
+    409 with `Retry-After`, and nothing taken), they go again when it says, at most `busy_resends` times and
+    `busy_wait_s` seconds of waiting in all. `gateways` are URLs known from a demo's description. `budgets` are the
+    agent's own limits; those of a day outlive the process only with a `state_dir`. `on_low_balance` is called when
+    what the bond has left falls below `low_balance_atomic`; it is
     looked up every `balance_check_s` seconds, from the relayer or the chain. With a `relayer_url` a deposit
     waits until the network counts it, and aggregated settlements that authorise nothing new are co-signed, every
     `cosign_s` seconds (`cosigns`); with a `receiver_url` the agent reports every minute; `api_url` is the network's
@@ -54,6 +56,8 @@ class MachPayConfig:
     timeout_s: float = 30.0
     max_connections: int = 100
     resends: int = 1
+    busy_resends: int = 5
+    busy_wait_s: float = 15.0
     budgets: Budgets = field(default_factory=Budgets)
     low_balance_atomic: int = DEFAULT_LOW_BALANCE_ATOMIC
     on_low_balance: OnLowBalance | None = None
@@ -66,6 +70,8 @@ class MachPayConfig:
             raise ConfigError("max_price_atomic must not be negative")
         if self.timeout_s <= 0 or self.max_connections <= 0 or self.resends < 0:
             raise ConfigError("timeout_s and max_connections must be positive, resends not negative")
+        if self.busy_resends < 0 or self.busy_wait_s < 0:
+            raise ConfigError("busy_resends and busy_wait_s must not be negative")
         if self.low_balance_atomic < 0 or self.balance_check_s <= 0 or self.cosign_s <= 0:
             raise ConfigError(
                 "low_balance_atomic must not be negative, balance_check_s and cosign_s must be positive"

@@ -186,13 +186,18 @@ class UnresolvedPaymentError(ClientError):
     """The payment was sent and nobody could say what became of it.
 
     It stays counted against the channel until `deadline` (unix seconds). `MachPayClient.look_up(url, digest)`
-    asks again; a new call is a new payment.
+    asks again; a new call is a new payment. `earlier` are payments of the same call, made before it under the same
+    identifier, of which nothing is known either: at most one of all was charged.
     """
 
-    def __init__(self, url: str, *, digest: bytes, deadline: int, detail: str) -> None:
-        super().__init__(f"{url}: payment {digest.hex()} is unresolved: {detail}")
+    def __init__(
+        self, url: str, *, digest: bytes, deadline: int, detail: str, earlier: tuple[bytes, ...] = ()
+    ) -> None:
+        also = "".join(f", or {one.hex()}" for one in earlier)
+        super().__init__(f"{url}: payment {digest.hex()}{also} is unresolved: {detail}")
         self.url = url
         self.digest = digest
+        self.earlier = earlier
         self.deadline = deadline
         self.detail = detail
 

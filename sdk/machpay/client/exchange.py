@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ import httpx
 
 from machpay.client.book import ChannelBook
 from machpay.client.channels import Channel
+from machpay.client.config import MachPayConfig
 from machpay.client.errors import (
     BodySpentError,
     ClientError,
@@ -44,12 +46,12 @@ from machpay.protocol.offers import LOOKUP_PREFIX, PaymentLookup, decode_lookup
 from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.x402 import RESPONSE_HEADER
 
-BUSY_RESENDS: Final = 3
-MAX_RETRY_AFTER_S: Final = 2.0
 LOOK_UP_TRIES: Final = 5
 MAX_PAUSE_S: Final = 0.5
 GONE_STATUS: Final = 409
 """With a receipt: paid and served before, and the answer is no longer kept."""
+BETWEEN_US: Final = frozenset({502, 503, 504})
+"""Answers that something in front of the gateway may give while the gateway serves."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,18 +79,21 @@ class Delivery:
 
 
 class Exchange:
-    """`resends` is how often the same bytes go again after a broken connection."""
+    """Sends what was signed; how often and for how long is the configuration's."""
 
-    def __init__(self, transport: Transport, book: ChannelBook, resends: int) -> None:
+    def __init__(self, transport: Transport, book: ChannelBook, config: MachPayConfig) -> None:
         self._transport = transport
         self._book = book
-        self._resends = resends
+        self._resends = config.resends
+        self._busy_resends = config.busy_resends
+        self._busy_wait_s = config.busy_wait_s
 
     async def deliver(self, sent: Delivery) -> PaidResponse | Refusal:
         """Send the order's bytes until something is known about it. Raises what `errors` says of answers that
         do not come."""
         maybe_sent = False
         breaks = busy = 0
+        waited_s = 0.0
         while True:
             answer = await self._send(sent)
             if isinstance(answer, Lost):
@@ -104,12 +109,20 @@ class Exchange:
                 continue
             if answer.status_code == 402:
                 return await self._refusal(sent, answer, maybe_sent)
-            retry_after = _retry_after(answer)
-            if retry_after is not None and busy < BUSY_RESENDS and sent.can_go_again:
-                busy += 1
-                await asyncio.sleep(retry_after)
+            wait_s = _retry_after(answer)
+            if wait_s is not None and busy < self._busy_resends and self._has_time(sent, waited_s + wait_s):
+                # Nothing was taken, and the same bytes are taken at most once. But behind another process's 503 the
+                # payment may have been on its way.
+                maybe_sent = maybe_sent or answer.status_code != 429
+                busy, waited_s = busy + 1, waited_s + wait_s
+                await asyncio.sleep(wait_s)
                 continue
             return await self._accounted(sent, answer)
+
+    def _has_time(self, sent: Delivery, waiting_s: float) -> bool:
+        """Whether the same bytes may still go after `waiting_s` of waiting in all, and arrive before their deadline."""
+        left_s = sent.order.intent.deadline - time.time()
+        return sent.can_go_again and waiting_s <= min(self._busy_wait_s, left_s)
 
     async def _send(self, sent: Delivery) -> httpx.Response | Lost:
         body = None
@@ -125,7 +138,10 @@ class Exchange:
         """Ask a gateway what became of a payment; the receipt is not checked yet. Raises
         `GatewayUnreachableError`, `MalformedError`."""
         request = self._transport.build("GET", origin + LOOKUP_PREFIX + digest.hex())
-        return decode_lookup((await self._transport.ask(request)).content)
+        answer = await self._transport.ask(request)
+        if answer.status_code in (429, *BETWEEN_US):
+            raise GatewayUnreachableError(str(request.url), f"HTTP {answer.status_code}")
+        return decode_lookup(answer.content)
 
     async def _refusal(self, sent: Delivery, answer: httpx.Response, maybe_sent: bool) -> Refusal:
         """What a 402 says, unless another copy of the same bytes was accepted before it."""
@@ -180,6 +196,8 @@ class Exchange:
         answered, receipt = await self._ask_outcome(sent)
         if receipt is None and not answered and answer.status_code == GONE_STATUS:
             raise self._without_answer(sent, "an earlier payment of this call is still being served", None)
+        if receipt is None and not answered and answer.status_code in BETWEEN_US:
+            raise self._without_answer(sent, f"HTTP {answer.status_code}, and it cannot be looked up", None)
         if receipt is None:
             if answered:
                 sent.channel.refused(sent.order.digest)
@@ -308,7 +326,7 @@ def _retry_after(answer: httpx.Response) -> float | None:
     text = answer.headers.get("retry-after", "")
     if not (text.isascii() and text.isdigit() and len(text) < 6):
         return None
-    return min(float(text), MAX_RETRY_AFTER_S)
+    return float(text)
 
 
 async def pause(attempt: int) -> None:

@@ -23,6 +23,7 @@ from machpay.client.errors import (
     GatewayExposureError,
     GatewayMismatchError,
     GatewayUnreachableError,
+    ReceiptError,
     ResponseLostError,
     UnresolvedPaymentError,
     refused,
@@ -63,7 +64,7 @@ class Purchase:
     signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment.
     `signed_at` is when the last signature was made, on the performance counter. All its payments carry `identifier`,
     under which the gateway serves one of them; `is_shared` says that the caller chose it, so that others may use it
-    too."""
+    too. `unknown` are payments whose outcome nobody could say and that were repeated."""
 
     call: Call
     request: httpx.Request
@@ -77,6 +78,7 @@ class Purchase:
     identifier: str = field(default_factory=new_identifier)
     is_shared: bool = False
     orders: list[Order] = field(default_factory=list)
+    unknown: list[Order] = field(default_factory=list)
     source: Source | None = None
 
     @property
@@ -134,6 +136,46 @@ class Payer:
         if payment_id is not None:
             _check_identifier(payment_id)
             purchase.identifier, purchase.is_shared = payment_id, True
+        try:
+            response = await self._buy(purchase, retries)
+        except (ResponseLostError, ReceiptError):
+            raise
+        except ClientError as error:
+            unresolved = self._unresolved(purchase, error)
+            if unresolved is None:
+                raise
+            raise unresolved from error
+        if response.payment is None and response.is_error:
+            unresolved = self._unresolved(purchase, f"HTTP {response.status_code}")
+            if unresolved is not None:
+                raise unresolved
+        return response
+
+    def _unresolved(self, purchase: Purchase, last: ClientError | str) -> UnresolvedPaymentError | None:
+        """The error for a call whose repetitions came to nothing while a payment that it made before them is unknown:
+        that one may have been charged. None if there is no such payment."""
+        found = {one.digest: one.intent.deadline for one in purchase.unknown if self._is_open(one)}
+        if isinstance(last, UnresolvedPaymentError):
+            if not found.keys() - {last.digest}:
+                return None
+            found.pop(last.digest, None)
+            found[last.digest] = last.deadline
+        if not found:
+            return None
+        *earlier, newest = found
+        detail = last.detail if isinstance(last, UnresolvedPaymentError) else str(last)
+        return UnresolvedPaymentError(
+            purchase.call.url,
+            digest=newest,
+            deadline=max(found.values()),
+            detail=detail,
+            earlier=tuple(earlier),
+        )
+
+    def _is_open(self, order: Order) -> bool:
+        return self._book.channel(order.offer.gateway).is_open(order.digest)
+
+    async def _buy(self, purchase: Purchase, retries: int) -> PaidResponse:
         for retry in range(1, retries + 1):
             try:
                 response = await self._buy_once(purchase)
@@ -146,6 +188,7 @@ class Payer:
                 # Under the identifier the gateway serves and charges this call once, whatever became of the first.
                 if not purchase.orders[-1].is_named:
                     raise
+                purchase.unknown = [one for one in purchase.orders if self._is_open(one)]
             else:
                 is_over = response.charged or purchase.is_unknown or not purchase.can_go_again
                 if is_over or response.status_code not in WORTH_REPEATING:
