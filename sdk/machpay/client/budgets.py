@@ -36,7 +36,8 @@ class Budgets:
     `per_call_atomic` bounds what one call may authorise, repeated attempts included; `per_day_atomic` the sum
     of a day; `per_vendor_atomic` what each vendor may get of it, and `vendors_atomic` the same for single
     vendors by their base58 key. With `allowed_origins` (URLs of gateways) or `allowed_vendors` (keys) nobody
-    else is called or paid. `approve` is asked once per call, before anything is signed, when the price is at
+    else is called or paid. Whose a gateway is is read from the chain, once; without an `rpc_url` it is the gateway's
+    word. `approve` is asked once per call, before anything is signed, when the price is at
     least `approve_from_atomic`; it may be a coroutine function.
     """
 
@@ -65,6 +66,15 @@ class Budgets:
         """Whether what is spent in a day has to be kept."""
         return (
             self.per_day_atomic is not None or self.per_vendor_atomic is not None or bool(self.vendors_atomic)
+        )
+
+    @property
+    def names_vendors(self) -> bool:
+        """Whether any rule asks whom a payment goes to."""
+        return (
+            self.allowed_vendors is not None
+            or self.per_vendor_atomic is not None
+            or bool(self.vendors_atomic)
         )
 
     def check_origin(self, url: str, origin: str) -> None:

@@ -35,6 +35,7 @@ from machpay.client.telemetry import Telemetry
 from machpay.client.terms import origin_of
 from machpay.client.transport import Transport
 from machpay.client.uploads import Content, Source, open_content
+from machpay.client.vendors import Vendors
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.offers import PaymentLookup
@@ -83,6 +84,7 @@ class MachPayClient:
             self._exchange,
             self._spending,
             self._prices,
+            Vendors(config.budgets, self._chain),
             self._telemetry,
         )
         self._stack = AsyncExitStack()

@@ -43,6 +43,7 @@ from machpay.client.terms import (
 )
 from machpay.client.transport import Transport
 from machpay.client.uploads import Source
+from machpay.client.vendors import Vendors
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
@@ -98,9 +99,11 @@ class Payer:
         exchange: Exchange,
         spending: Spending,
         prices: Prices,
+        vendors: Vendors,
         telemetry: Telemetry | None,
     ) -> None:
         self._telemetry = telemetry
+        self._vendors = vendors
         self._config = config
         self._budgets = config.budgets
         self._transport = transport
@@ -245,6 +248,8 @@ class Payer:
             offer = challenge.offer
             check_price(offer, purchase.max_price_atomic, call)
             self._budgets.check_vendor(call.url, str(offer.vendor))
+            if not self._vendors.is_known(offer.gateway, offer.vendor):
+                await self._vendors.check(call.url, offer.gateway, offer.vendor)
             await self._approve(purchase, offer)
             channel = self._book.channel(offer.gateway)
             order = await self._place(channel, challenge, purchase)

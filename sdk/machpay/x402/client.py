@@ -9,8 +9,9 @@ too low (this process has lost its state, or another one pays with the same key)
 
 import asyncio
 import inspect
-import threading
-from typing import Any, Final
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import msgspec
 from x402.interfaces import PaymentPayloadContext
@@ -25,8 +26,11 @@ from x402.schemas import (
 from machpay.client.config import MachPayConfig
 from machpay.client.errors import ApprovalDeniedError, ConfigError, GatewayMismatchError
 from machpay.protocol.errors import MalformedError
+from machpay.protocol.offers import Offer
 from machpay.protocol.x402 import SCHEME, Requirements
 from machpay.x402.wallet import USDC_DECIMALS, Answer, Wallet, read_watermark
+
+T = TypeVar("T")
 
 NETWORKS: Final = "solana:*"
 """What to register a scheme for."""
@@ -76,12 +80,22 @@ class _Scheme:
     def on_payment_response(self, context: PaymentResponseContext) -> Any:
         raise NotImplementedError
 
-    def _ask(self, context: PaymentCreationContext) -> Any:
-        """What the approval callback answers; True when it need not be asked."""
+    def _asked(self, context: PaymentCreationContext) -> tuple[PaymentRequirements, str]:
+        """What is to be paid, and the URL it is said to be for."""
         required, requirements = context.payment_required, context.selected_requirements
         if not isinstance(required, PaymentRequired) or not isinstance(requirements, PaymentRequirements):
             raise GatewayMismatchError("the 402", "it is not x402 version 2")
-        url = "" if required.resource is None else required.resource.url
+        return requirements, "" if required.resource is None else required.resource.url
+
+    def _unknown_vendor(self, context: PaymentCreationContext) -> tuple[Offer, str] | None:
+        """The offer whose vendor has to be read from the chain, and its URL."""
+        requirements, url = self._asked(context)
+        offer = self._wallet.needs_vendor(_typed(requirements), url)
+        return None if offer is None else (offer, url)
+
+    def _ask(self, context: PaymentCreationContext) -> Any:
+        """What the approval callback answers; True when it need not be asked."""
+        requirements, url = self._asked(context)
         proposal = self._wallet.proposal(_typed(requirements), url)
         approve = self._config.budgets.approve
         return True if proposal is None or approve is None else approve(proposal)
@@ -102,7 +116,10 @@ class MachPayScheme(_Scheme):
     """For `x402Client`, the asynchronous one."""
 
     async def on_before_payment_creation(self, context: PaymentCreationContext) -> None:
-        """Ask for approval where the agent's budgets demand it. Raises `ApprovalDeniedError`."""
+        """Check whom it pays and ask for approval where the agent's budgets demand it. Raises `BudgetError`s."""
+        unknown = self._unknown_vendor(context)
+        if unknown is not None:
+            await self._wallet.check_vendor(*unknown)
         answer = self._ask(context)
         self._check(await answer if inspect.isawaitable(answer) else answer, context)
 
@@ -116,7 +133,10 @@ class MachPaySchemeSync(_Scheme):
     """For `x402ClientSync`. The approval callback must not be a coroutine function."""
 
     def on_before_payment_creation(self, context: PaymentCreationContext) -> None:
-        """Ask for approval where the agent's budgets demand it. Raises `ApprovalDeniedError`."""
+        """Check whom it pays and ask for approval where the agent's budgets demand it. Raises `BudgetError`s."""
+        unknown = self._unknown_vendor(context)
+        if unknown is not None:
+            _run(self._wallet.check_vendor(*unknown))
         answer = self._ask(context)
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
@@ -127,14 +147,13 @@ class MachPaySchemeSync(_Scheme):
     def on_payment_response(self, context: PaymentResponseContext) -> RecoveredResponseResult | None:
         """Count what was charged, or learn why a payment was refused; a result asks for one more payment."""
         channel = self._wallet.needs_watermark(context.payment_payload.payload, _answer(context))
-        found = [0]
-        if channel is not None:
-            # A thread of its own: the caller's may be inside a running event loop.
-            reading = read_watermark(self._config, channel)
-            thread = threading.Thread(target=lambda: found.append(asyncio.run(reading)))
-            thread.start()
-            thread.join()
-        return self._answered(context, found[-1])
+        return self._answered(context, 0 if channel is None else _run(read_watermark(self._config, channel)))
+
+
+def _run(reading: Coroutine[Any, Any, T]) -> T:
+    """In a thread of its own: the caller's may be inside a running event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, reading).result()
 
 
 def _typed(requirements: PaymentRequirements) -> Requirements:

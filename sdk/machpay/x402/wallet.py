@@ -31,6 +31,7 @@ from machpay.client.orders import Order, authorise, check_receipt
 from machpay.client.spending import Spending
 from machpay.client.store import state_path
 from machpay.client.terms import mismatch
+from machpay.client.vendors import Vendors
 from machpay.protocol.encoding import parse_hex
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.offers import Offer
@@ -84,6 +85,7 @@ class Wallet:
         folder = config.state_dir
         path = None if folder is None else state_path(folder, config.key.pubkey, config.network, "spent.json")
         self._spending = Spending(config.budgets, config.key.pubkey, path)
+        self._vendors = Vendors(config.budgets, None)
         self._orders: OrderedDict[bytes, Order] = OrderedDict()
         self._recovering: deque[_Recovery] = deque(maxlen=MAX_RECOVERING)
         self._lock = threading.RLock()
@@ -98,6 +100,20 @@ class Wallet:
         if not self.config.budgets.asks_about(offer.amount):
             return None
         return Proposal(url, "", offer.amount, str(offer.gateway), str(offer.vendor))
+
+    def needs_vendor(self, requirements: Requirements, url: str) -> Offer | None:
+        """The offer whose gateway's vendor has to be read with `check_vendor` before it is paid; None if it is known or
+        does not matter."""
+        offer = self._offer(requirements, url)
+        return None if self._vendors.is_known(offer.gateway, offer.vendor) else offer
+
+    async def check_vendor(self, offer: Offer, url: str) -> None:
+        """Raises `GatewayMismatchError`, `NotAllowedError`."""
+        if self.config.rpc_url is None:
+            await self._vendors.check(url, offer.gateway, offer.vendor)
+            return
+        async with ChainClient(self.config.rpc_url, self.config.network) as chain:
+            await self._vendors.check(url, offer.gateway, offer.vendor, chain)
 
     def pay(self, requirements: Requirements, of: object) -> InnerPayload:
         """Sign a payment. `of` is the stock client's own object of these requirements: a recovery comes with the same
