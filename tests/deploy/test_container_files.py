@@ -110,11 +110,35 @@ def test_substituted_variables_have_a_message_when_missing() -> None:
         assert rest.startswith(":?")
 
 
-def test_dependencies_and_volumes_and_secrets_are_declared() -> None:
+def test_dependencies_and_volumes_are_declared() -> None:
     for service in COMPOSE["services"].values():
         assert set(service.get("depends_on", {})) <= set(COMPOSE["services"])
-        assert {v.split(":")[0] for v in service.get("volumes", [])} <= set(COMPOSE["volumes"])
-        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
+        sources = {volume.split(":")[0] for volume in service.get("volumes", [])}
+        assert {source for source in sources if not source.startswith("./")} <= set(COMPOSE["volumes"])
+
+
+KEYS = {
+    "RELAYER_KEYPAIR": ("worker", "recon/relayer.json"),
+    "CUSTODY_KEYPAIR": ("worker", "recon/custody.json"),
+    "FACILITATOR_KEYPAIR": ("relayer", "facilitator/facilitator.json"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_reaches_the_service_that_signs_with_it_and_no_other(name: str) -> None:
+    service, file = KEYS[name]
+    folder, _, base = file.partition("/")
+    mount = f"./secrets/{folder}:/run/secrets:ro"
+    assert [each for each in OURS if mount in OURS[each].get("volumes", [])] == [service]
+    example = (ROOT / ".env.example").read_text()
+    assert f"/run/secrets/{base}" in example
+    assert f"secrets/{folder}/{base}" in (ROOT / "docs" / "operations" / "deployment.md").read_text()
+
+
+def test_the_example_points_at_keys_that_are_mounted() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    paths = {line.split("=")[1] for line in lines if re.match(r"[A-Z]+_KEYPAIR=.", line)}
+    assert paths <= {f"/run/secrets/{file.split('/')[1]}" for _, file in KEYS.values()}
 
 
 def test_the_image_copies_paths_that_exist() -> None:
