@@ -71,7 +71,7 @@ class Admission:
 
     async def challenge(self, asked: Asked, send: Send) -> None:
         """Answer a request that offers no payment."""
-        self._metrics.requests.labels("unpaid", asked.route.label).inc()
+        self._metrics.requests.add(1, "unpaid", asked.route.label)
         body = self._challenges.plain(asked.route, asked.url, asked.binding, asked.request_hash)
         await respond_payment_required(send, body, [(names.REQUIRED, header(body))])
 
@@ -138,8 +138,8 @@ class Admission:
     async def refuse(self, rejection: Reject, attempt: Attempt, asked: Asked, send: Send) -> None:
         """Answer a payment that was not admitted: the code, and what helps to make a better one."""
         route, code = asked.route, rejection.code
-        self._metrics.requests.labels("refused", route.label).inc()
-        self._metrics.refusals.labels(code.value).inc()
+        self._metrics.requests.add(1, "refused", route.label)
+        self._metrics.refusals.add(1, code.value)
         extra: dict[str, object] = {}
         if code is RefusalCode.CUMULATIVE_TOO_LOW:
             extra = correction_json(*self._payments.correction(attempt.agent))

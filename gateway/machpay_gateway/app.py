@@ -49,7 +49,7 @@ class GatewayApp:
         request = Request(scope, receive, self._max_body_bytes, self._body_timeout_s, self._proxies)
         REQUEST_ID.set(request.request_id)
         exchange = self.traffic.measure(send)
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         try:
             await self._route(request, exchange)
         except RequestError as error:
@@ -57,14 +57,14 @@ class GatewayApp:
         except ClientGone:
             pass
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.in_flight -= 1
             exchange.end()
 
     def _bound(self, request: Request) -> None:
         """Refuse what costs too much before anything is computed for it. Raises 429, 501."""
         wait_s = self._rate.take(request.client_host or "")
         if wait_s and request.path != "/health":
-            self._metrics.requests.labels("limited", "").inc()
+            self._metrics.requests.add(1, "limited", "")
             retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
             raise RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
         if request.wants_upgrade and (request.header(b"upgrade") or b"").lower() == b"websocket":

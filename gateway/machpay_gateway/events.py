@@ -182,7 +182,7 @@ class Events:
             said = msgspec.json.decode(answer, type=_Answer)
         except msgspec.DecodeError:
             said = _Answer()
-        self._metrics.events_sent.inc(count - said.rejected)
+        self._metrics.events_sent.add(count - said.rejected)
         codes = sorted({str(error.get("code")) for error in said.errors})
         self._drop(said.rejected, f"the receiver refused them: {', '.join(codes)}")
 
@@ -220,7 +220,7 @@ class Events:
                 self._waiting = batch
                 logger.warning("events cannot be put on disk: %s", error)
                 return
-            self._metrics.events_spilled.inc(len(batch))
+            self._metrics.events_spilled.add(len(batch))
             self._drop(dropped, "the receiver is away and there is no more room on disk")
 
     async def _from_disk(self) -> list[bytes]:
@@ -244,7 +244,7 @@ class Events:
     def _drop(self, count: int, why: str) -> None:
         if count == 0:
             return
-        self._metrics.events_dropped.inc(count)
+        self._metrics.events_dropped.add(count)
         # One line per power of two: a receiver that is away for an hour must not fill the disk with its absence.
         before, self._dropped = self._dropped, self._dropped + count
         if before.bit_length() != self._dropped.bit_length():

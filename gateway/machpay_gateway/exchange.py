@@ -155,7 +155,7 @@ class Exchanges:
         except LogUnavailable:
             await self._fail(ticket, _unavailable(), asked, send)
             return
-        self._metrics.requests.labels("paid" if charged_status else "void", route.label).inc()
+        self._metrics.requests.add(1, "paid" if charged_status else "void", route.label)
         lines = names.to_client(answer.headers, paid=True)
         lines.append((names.RESPONSE, self._header(ticket, receipt)))
         if fetched.whole and not answer.has_no_body and answer.length is None:
@@ -172,7 +172,7 @@ class Exchanges:
             await self._stream(ticket, asked, lines, fetched.answer, pieces, request, send)
             return
         self._keep(ticket, asked, status, lines, fetched.body)
-        self._metrics.charged_atomic.inc(ticket.payment.charged)
+        self._metrics.charged_atomic.add(ticket.payment.charged)
         await send({"type": "http.response.body", "body": fetched.body})
 
     async def _stream(
@@ -228,7 +228,7 @@ class Exchanges:
             except LogUnavailable:
                 # Complete in memory and written with the next segment; a crash before that makes it free.
                 logger.warning("payment %d is not on the disk yet", ticket.number)
-        self._metrics.charged_atomic.inc(ticket.payment.charged)
+        self._metrics.charged_atomic.add(ticket.payment.charged)
         return lines
 
     async def _pass_on(self, pieces: "Pieces", request: Request, send: Send) -> bool:
@@ -251,7 +251,7 @@ class Exchanges:
 
     async def _fail(self, ticket: Ticket, error: RequestError, asked: Asked, send: Send) -> None:
         """Answer an accepted payment with a problem, for nothing."""
-        self._metrics.requests.labels("failed", asked.route.label).inc()
+        self._metrics.requests.add(1, "failed", asked.route.label)
         receipt = self._void(ticket, error.status)
         status, lines, body = problem(error, [(names.RESPONSE, self._header(ticket, receipt))])
         self._keep(ticket, asked, status, lines, body)
@@ -262,7 +262,7 @@ class Exchanges:
 
     def _void(self, ticket: Ticket, status: int) -> SignedReceipt:
         """Release the reservation, or take the charge of a broken answer back."""
-        self._metrics.voided.inc()
+        self._metrics.voided.add(1)
         return self._payments.resolve(ticket, status, 0, final=True)
 
     def _keep(self, ticket: Ticket, asked: Asked, status: int, headers: Headers, body: bytes) -> None:

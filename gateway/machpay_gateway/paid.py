@@ -79,7 +79,7 @@ class PaidExchanges:
             return
         await self._exchanges.serve(ticket, asked, request, send)
         latency_s = time.perf_counter() - started
-        self._metrics.paid_seconds.observe(latency_s)
+        self._metrics.paid_seconds.add(latency_s)
         self._announce(ticket, route, latency_s)
 
     async def _admit(self, attempt: Attempt, asked: Asked, send: Send) -> Ticket | None:

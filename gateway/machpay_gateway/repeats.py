@@ -93,12 +93,12 @@ class Repeats:
             )
 
     async def _respond(self, kept: Kept, asked: Asked, send: Send) -> None:
-        self._metrics.requests.labels("repeated", asked.route.label).inc()
+        self._metrics.requests.add(1, "repeated", asked.route.label)
         await respond_with(send, kept.status, [*kept.headers, REPEATED], kept.body)
 
     async def _gone(self, receipt: SignedReceipt, attempt: Attempt, asked: Asked, send: Send) -> None:
         """409: it was paid and served, and the answer is no longer here. With the receipt."""
-        self._metrics.requests.labels("repeated", asked.route.label).inc()
+        self._metrics.requests.add(1, "repeated", asked.route.label)
         error = RequestError(
             409, "response_gone", "this was paid and served before; the answer is no longer kept"
         )

@@ -162,9 +162,8 @@ class Front:
 
     async def _pass_on(self, line: Line, request: Request, send: Send) -> None:
         await request.read_head()
-        self._runtime.metrics.requests.labels(
-            "forwarded", f"worker {self._family.index_of(line.gateway)}"
-        ).inc()
+        worker = f"worker {self._family.index_of(line.gateway)}"
+        self._runtime.metrics.requests.add(1, "forwarded", worker)
         try:
             answer = await line.open(request)
         except UpstreamError as error:

@@ -132,11 +132,9 @@ class Packets:
         }
 
     def _counters(self) -> dict[str, int]:
-        def value(name: str, labels: dict[str, str]) -> int:
-            return int(self._metrics.registry.get_sample_value(f"machpay_gateway_{name}_total", labels) or 0)
-
-        refusals = {name: value("refusals", {"code": code}) for name, code in _REFUSALS.items()}
-        return {"total_revenue": value("charged_atomic", {}), **refusals}
+        metrics = self._metrics
+        refusals = {name: metrics.refusals.value(code) for name, code in _REFUSALS.items()}
+        return {"total_revenue": metrics.charged_atomic.value(), **refusals}
 
 
 def by_path(period: Period) -> dict[str, RouteTraffic]:
