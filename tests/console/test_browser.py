@@ -57,6 +57,7 @@ def receiver(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=60_000)
     path = shutil.which("chromium")
     assert path, "the browser tests need Chromium: apt-get install chromium fonts-dejavu-core"
     with sync_playwright() as playwright:
@@ -214,7 +215,7 @@ def test_after_an_outage_the_page_is_live_and_complete_again(
         assert gateway.send(gateway.payment(SigningKey.generate().pubkey, route="/missed")).status_code == 202
         server.process.start()
         server.process.wait_healthy()
-        expect(connection).to_have_attribute("data-state", "live", timeout=15_000)
+        expect(connection).to_have_attribute("data-state", "live")
         expect(page.locator("#payments tbody tr .route")).to_have_text("/missed")
         context.close()
 

@@ -42,9 +42,9 @@ def test_the_figures_are_published() -> None:
     rows.channel(gateway, charged=3_000, settled=1_000, calls=3)
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as pubsub:
         pubsub.subscribe("live:stats")
-        assert pubsub.get_message(timeout=5) is not None
+        assert pubsub.get_message(timeout=30) is not None
         assert publish_stats() is True
-        message = pubsub.get_message(timeout=5)
+        message = pubsub.get_message(timeout=30)
     assert message is not None
     event = json.loads(message["data"])
     assert event["event"] == "stats"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,20 @@ class Running:
 
     def vault(self) -> int:
         """Atomic units that the program holds, of confirmed transactions: what the ledger will have."""
-        return asyncio.run(self._held(self._chain().vault(), "confirmed"))
+        return self._held(self._chain().vault(), "confirmed")
 
     def vendor_balance(self, vendor: str) -> int:
         wallet = tokens.associated_token_address(Pubkey.from_string(vendor), self._chain().mint)
-        return asyncio.run(self._held(wallet, "finalized"))
+        return self._held(wallet, "finalized")
 
-    async def _held(self, wallet: Pubkey, commitment: Commitment) -> int:
-        async with ChainClient(self.network.url("chain"), self._chain()) as chain:
-            return await chain.token_balance(wallet, commitment)
+    def _held(self, wallet: Pubkey, commitment: Commitment) -> int:
+        async def ask() -> int:
+            async with ChainClient(self.network.url("chain"), self._chain()) as chain:
+                return await chain.token_balance(wallet, commitment)
+
+        # In a thread of its own: asynchronous tests have a loop running here.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, ask()).result()
 
     def start_payer(self, *arguments: str) -> "subprocess.Popen[str]":
         """Started now, ended by `finish`."""

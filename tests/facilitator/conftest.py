@@ -41,7 +41,7 @@ class Facilitated:
     gateway: Pubkey
     agent: SigningKey
     cumulative: int = 0
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30, trust_env=False))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120, trust_env=False))
 
     @property
     def channel(self) -> Pubkey:
@@ -84,7 +84,7 @@ class Facilitated:
             "paymentPayload": payload,
             "paymentRequirements": required or self.requirements(),
         }
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             answer = self.http.post(f"{self.url}/{step}", content=msgspec.json.encode(body))
             # What a busy chain did not answer in time is asked again, as the answer says.

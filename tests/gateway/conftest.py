@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ from tests.gateway.network_standin import NetworkStandIn
 from tests.gateway.servers import Upstream
 
 
-async def eventually(condition: Callable[[], bool], what: str) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], what: str) -> None:
     """Wait until true; the failure names what never came."""
-    for _ in range(2_000):
-        if condition():
+    deadline = time.monotonic() + 60
+    while True:
+        held = condition()
+        if held if isinstance(held, bool) else await held:
             return
+        if time.monotonic() > deadline:
+            pytest.fail(f"never: {what}")
         await asyncio.sleep(0.005)
-    pytest.fail(f"never: {what}")
 
 
 @dataclass
@@ -63,7 +67,7 @@ class RunningGateway:
         self.url = ""
         self.http = aiohttp.ClientSession(
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=30),
+            timeout=aiohttp.ClientTimeout(total=120),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 

@@ -1,6 +1,5 @@
 """Delivery: in order, each once, through outages, rejections and restarts."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -96,12 +95,12 @@ async def test_a_final_rejection_goes_to_the_dead_letters_and_holds_nothing_up(
     # The line is a settlement item that can be imported as it is.
     item = decode_item(line)
     assert (item.seq, item.charged) == (2, str(PRICE))
-    for _ in range(500):
+
+    async def moved_on() -> bool:
         health = (await gateway.get("/health")).json()["components"]["delivery"]
-        if health == {"status": "ok", "undelivered": 0}:
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"the cursor never moved on: {health}")
+        return bool(health == {"status": "ok", "undelivered": 0})
+
+    await eventually(moved_on, "the cursor moves on")
 
 
 async def test_an_item_to_be_retried_is_sent_again_before_anything_behind_it(

@@ -40,7 +40,7 @@ class Machine:
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
         self.http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=30), connector=aiohttp.TCPConnector(force_close=True)
+            timeout=aiohttp.ClientTimeout(total=120), connector=aiohttp.TCPConnector(force_close=True)
         )
 
     async def start(self, *options: str) -> dict[str, Any]:

@@ -92,11 +92,10 @@ def channel_of(gateway: RunningGateway, payer: Payer) -> Any:
 
 
 async def eventually_served(gateway: RunningGateway, payer: Payer) -> None:
-    for _ in range(100):
-        if await code(gateway, payer) == "served":
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("never served")
+    async def served() -> bool:
+        return await code(gateway, payer) == "served"
+
+    await eventually(served, "the agent is served")
 
 
 async def test_a_suspension_takes_effect_without_a_restart(
@@ -106,11 +105,11 @@ async def test_a_suspension_takes_effect_without_a_restart(
     account = net.accounts[payer.key.pubkey] = Account()
     assert await code(gateway, payer) == "served"
     account.status = "SUSPENDED"
-    for _ in range(100):
-        if await code(gateway, payer) == "agent_suspended":
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("never suspended")
+
+    async def suspended() -> bool:
+        return await code(gateway, payer) == "agent_suspended"
+
+    await eventually(suspended, "the agent is refused as suspended")
 
 
 async def test_a_forged_signature_never_causes_a_look_up(

@@ -176,12 +176,13 @@ async def test_events_outlast_an_outage_and_a_restart_in_order(
     net.receiver_down = True
     paid += await pay(gateway, payer, 3)
     spill = gateway.settings.data_dir / "spill"
-    for _ in range(600):
-        health = (await gateway.get("/health")).json()
-        if health["components"]["receiver"]["on_disk"] >= 3:
-            break
-        await asyncio.sleep(0.05)
-    assert health["components"]["receiver"]["on_disk"] >= 3
+    health: dict[str, Any] = {}
+
+    async def on_disk() -> bool:
+        health.update((await gateway.get("/health")).json())
+        return bool(health["components"]["receiver"]["on_disk"] >= 3)
+
+    await eventually(on_disk, "what the receiver did not take is on disk")
     assert health["status"] == "degraded"
     assert any(spill.iterdir())
     paid += await pay(gateway, payer, 2)
@@ -260,12 +261,12 @@ async def test_metrics_show_the_state_now(gateway: RunningGateway, net: NetworkS
     async def read() -> bool:
         nonlocal shown
         shown = (await gateway.get("/metrics")).body
-        return metric(shown, "machpay_gateway_undelivered") == 0
+        return (
+            metric(shown, "machpay_gateway_undelivered") == 0
+            and metric(shown, "machpay_gateway_registered") == 1
+        )
 
-    for _ in range(200):
-        if await read():
-            break
-        await asyncio.sleep(0.02)
+    await eventually(read, "everything is delivered, and the relayer knows the gateway")
     assert metric(shown, "machpay_gateway_log_healthy") == 1
     assert metric(shown, "machpay_gateway_channels") == 1
     assert metric(shown, "machpay_gateway_registered") == 1

@@ -258,10 +258,12 @@ async def test_no_more_connections_than_allowed_and_the_next_waits_its_turn() ->
 
 async def test_a_caller_that_gives_up_gives_its_connection_back() -> None:
     async with upstream_of(says(), max_connections=1) as (server, upstream):
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await upstream.open(request())
+        for number in range(1, 4):
+            call = asyncio.create_task(upstream.open(request()))
+            await eventually(lambda number=number: len(server.heads) == number, "the upstream was asked")
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
         assert server.connections == 3
 
 
@@ -323,8 +325,8 @@ async def test_a_slow_upload_is_not_a_slow_upstream() -> None:
         await reader.readuntil(b"0\r\n\r\n")
         writer.write(HELLO)
 
-    async with upstream_of(reads, read_timeout_s=0.3) as (_, upstream):
-        made = upload([b"a"] * 8)
+    async with upstream_of(reads, read_timeout_s=1.0) as (_, upstream):
+        made = upload([b"a"] * 14)
         receive = made._receive
 
         async def slowly() -> Any:

@@ -14,7 +14,7 @@ from apps.payments.services import enforcement
 from devnet.offers import LEXICON
 from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
-from tests.gateway.conftest import RunningGateway
+from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, make_settings
 from tests.gateway.servers import Upstream
 from tests.payments.relayer_client import RelayerClient, running_relayer
@@ -77,11 +77,10 @@ def relayer_state(relayer: Server, gateway: RunningGateway, agent: SigningKey) -
 
 
 async def relayer_has(relayer: Server, gateway: RunningGateway, agent: SigningKey, total: int) -> None:
-    for _ in range(200):
-        if await asyncio.to_thread(relayer_state, relayer, gateway, agent) == (total, total):
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail(f"the relayer never had {total}")
+    async def has() -> bool:
+        return await asyncio.to_thread(relayer_state, relayer, gateway, agent) == (total, total)
+
+    await eventually(has, f"the relayer has {total}")
 
 
 async def pay(gateway: RunningGateway, payer: Any, count: int) -> None:
@@ -115,13 +114,12 @@ async def test_what_was_charged_is_what_the_relayer_holds_through_an_outage_and_
     copy.rename(log)
     await gateway.start()
     duplicates = 'machpay_gateway_delivered_total{status="duplicate"}'
-    for _ in range(200):
+
+    async def arrived_twice() -> bool:
         metrics = (await gateway.get("/metrics")).body.decode()
-        if f"{duplicates} 10.0" in metrics or f"{duplicates} 20.0" in metrics:
-            break
-        await asyncio.sleep(0.05)
-    else:
-        pytest.fail("the payments never arrived twice")
+        return f"{duplicates} 10.0" in metrics or f"{duplicates} 20.0" in metrics
+
+    await eventually(arrived_twice, "the payments arrive twice")
     assert await asyncio.to_thread(relayer_state, relayer, gateway, agent) == (start + 20 * PRICE,) * 2
     assert await gateway.committed(payer) == start + 20 * PRICE
 
@@ -156,17 +154,11 @@ async def test_an_agent_without_a_bond_is_refused(paid_gateway: RunningGateway, 
 
 
 async def test_the_relayer_knows_the_gateway_by_its_heartbeats(paid_gateway: RunningGateway) -> None:
-    health: dict[str, Any] = {}
+    async def registered() -> bool:
+        health = (await paid_gateway.get("/health")).json()["components"]["registration"]
+        return health["registered"] is True
 
-    async def read() -> None:
-        health.update((await paid_gateway.get("/health")).json()["components"]["registration"])
-
-    for _ in range(100):
-        await read()
-        if health["registered"] is True:
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail(f"never registered: {health}")
+    await eventually(registered, "the gateway is registered")
 
 
 async def test_a_decision_of_the_network_reaches_the_gateway_while_its_lease_runs(
@@ -189,12 +181,12 @@ async def test_a_decision_of_the_network_reaches_the_gateway_while_its_lease_run
     assert len(upstream.seen) == served
 
     await asyncio.to_thread(decide, enforcement.set_kill_switch, agent.pubkey, False, "found it", "owner")
-    for _ in range(600):
+
+    async def served_again() -> bool:
         # The lease was revoked: it is given back before there is another.
-        if (await paid_gateway.get("/paid", headers=payer.pay())).status == 200:
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("never served again")
+        return (await paid_gateway.get("/paid", headers=payer.pay())).status == 200
+
+    await eventually(served_again, "the agent is served again")
 
 
 def decide(service: Any, *arguments: Any) -> None:

@@ -57,7 +57,7 @@ class Raw:
         return await self.next()
 
     async def next(self) -> Any:
-        return json.loads(await asyncio.wait_for(self._connection.recv(), 10))
+        return json.loads(await asyncio.wait_for(self._connection.recv(), 60))
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def raw_connection(chain: ChainProcess) -> AsyncIterator[Raw]:
 
 async def told(ws: SolanaWsClient) -> Any:
     """The next notification."""
-    return await asyncio.wait_for(ws.recv(), 10)
+    return await asyncio.wait_for(ws.recv(), 60)
 
 
 async def nothing_more(ws: SolanaWsClient) -> None:

@@ -279,7 +279,7 @@ def test_no_grace_ends_while_gateways_cannot_deliver(agent):
     granted(payer, intent=BOND - MIN_BOND)
     lapse(ended_s=600, frees_s=-570)
     now = timezone.now()
-    away = RelayerPulse.objects.create(up_since=now - timedelta(hours=1), last_at=now - timedelta(seconds=16))
+    away = RelayerPulse.objects.create(up_since=now - timedelta(hours=1), last_at=now - timedelta(minutes=2))
     assert (leases.free_lapsed(), ask(payer_of(agent))) == (0, Refused("insufficient_bond"))
     # It is back: gateways get a whole grace to deliver what they charged meanwhile.
     pulse.beat()

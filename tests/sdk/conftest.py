@@ -29,7 +29,7 @@ async def make_client(key: SigningKey) -> AsyncIterator[ClientMaker]:
     async with AsyncExitStack() as stack:
 
         async def make(**settings: Any) -> MachPayClient:
-            fields: dict[str, Any] = {"key": key, "network": network(), "timeout_s": 5.0, **settings}
+            fields: dict[str, Any] = {"key": key, "network": network(), "timeout_s": 60.0, **settings}
             return await stack.enter_async_context(MachPayClient(MachPayConfig(**fields)))
 
         yield make

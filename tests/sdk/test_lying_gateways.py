@@ -39,7 +39,7 @@ async def scripted() -> AsyncIterator[Scripted]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[MachPayClient]:
-    async with MachPayClient(MachPayConfig(key=AGENT, network=NETWORK, timeout_s=5.0)) as opened:
+    async with MachPayClient(MachPayConfig(key=AGENT, network=NETWORK, timeout_s=60.0)) as opened:
         yield opened
 
 

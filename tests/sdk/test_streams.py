@@ -131,7 +131,7 @@ async def test_a_lost_answer_that_was_charged_is_not_repeated(start_gateway, mak
 
 
 async def test_an_unknown_outcome_is_asked_for_again_under_one_identifier(make_client, relay, net, upstream):
-    client = await make_client(timeout_s=0.3)
+    client = await make_client(timeout_s=1.0)
     assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
     call = asyncio.create_task(client.pay_and_call(relay.url + "/paid?mode=slow", retries=20))
     await eventually(lambda: len(relay.seen) > 8, "the client has asked more than once")
@@ -146,7 +146,7 @@ async def test_an_unknown_outcome_is_asked_for_again_under_one_identifier(make_c
 
 
 async def test_without_retries_an_unknown_outcome_is_reported(make_client, relay, upstream):
-    client = await make_client(timeout_s=0.3)
+    client = await make_client(timeout_s=1.0)
     assert (await client.pay_and_call(relay.url + "/paid")).charged == PRICE
     with pytest.raises(UnresolvedPaymentError):
         await client.pay_and_call(relay.url + "/paid?mode=slow")

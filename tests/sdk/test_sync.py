@@ -18,7 +18,7 @@ from tests.gateway.factories import PRICE, network
 
 @pytest.fixture
 def config(key) -> MachPayConfig:
-    return MachPayConfig(key=key, network=network(), timeout_s=5.0)
+    return MachPayConfig(key=key, network=network(), timeout_s=60.0)
 
 
 def threads() -> int:

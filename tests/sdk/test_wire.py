@@ -62,7 +62,7 @@ class Server:
 
 @pytest.fixture
 async def transport() -> AsyncIterator[Transport]:
-    async with Transport(timeout_s=2.0, max_connections=4) as opened:
+    async with Transport(timeout_s=60.0, max_connections=4) as opened:
         yield opened
 
 
@@ -168,7 +168,7 @@ async def test_a_body_that_does_not_decode_is_lost_with_its_headers(transport):
 
 
 async def test_a_server_that_never_answers_is_a_timeout():
-    async with Transport(timeout_s=0.1, max_connections=1) as transport:
+    async with Transport(timeout_s=1.0, max_connections=1) as transport:
         async with Server(lambda head: []) as server:
             lost = await get(transport, server.url)
         assert isinstance(lost, Lost)
@@ -184,7 +184,7 @@ async def test_what_cannot_be_connected_was_never_sent(transport):
 
 
 async def test_a_pool_that_is_used_up_says_so_and_nothing_is_sent():
-    async with Transport(timeout_s=0.2, max_connections=1) as transport, Server(lambda head: []) as server:
+    async with Transport(timeout_s=1.0, max_connections=1) as transport, Server(lambda head: []) as server:
         first, second = await asyncio.gather(*(get(transport, server.url) for _ in range(2)))
         assert (first.sent, first.timed_out) == (True, True)
         assert not second.sent
@@ -243,7 +243,7 @@ async def test_where_a_proxy_is_named_it_gets_the_requests(monkeypatch):
     async with Server(lambda head: [OK]) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        async with Transport(timeout_s=2.0, max_connections=2) as transport:
+        async with Transport(timeout_s=60.0, max_connections=2) as transport:
             answer = await get(transport, "http://shop.example/a")
     assert answer.content == b"hello"
     assert proxy.requests[0].startswith(b"GET http://shop.example/a HTTP/1.1\r\n")
@@ -270,7 +270,7 @@ async def test_tls_is_spoken_to_who_is_trusted_and_to_nobody_else(certificate, m
     async with Server(lambda head: [OK], context) as server:
         port = server.url.rpartition(":")[2]
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
-        async with Transport(timeout_s=5.0, max_connections=2) as transport:
+        async with Transport(timeout_s=60.0, max_connections=2) as transport:
             for _ in range(2):
                 assert (await get(transport, f"https://localhost:{port}/a")).content == b"hello"
             assert server.connections == 1
@@ -279,7 +279,7 @@ async def test_tls_is_spoken_to_who_is_trusted_and_to_nobody_else(certificate, m
             assert isinstance(lost, Lost)
             assert not lost.sent
         monkeypatch.delenv("SSL_CERT_FILE")
-        async with Transport(timeout_s=5.0, max_connections=2) as transport:
+        async with Transport(timeout_s=60.0, max_connections=2) as transport:
             lost = await get(transport, f"https://localhost:{port}/a")
             assert isinstance(lost, Lost)
             assert not lost.sent

@@ -208,7 +208,7 @@ def test_a_mismatch_is_kept_told_to_staff_and_seen_by_prometheus(
     staff = django_user_model.objects.create_user(username="ops", password="pw", is_staff=True)
     with sync_redis().pubsub() as pubsub:
         pubsub.subscribe(live_channel(f"user:{staff.pk}"))
-        assert pubsub.get_message(timeout=5) is not None
+        assert pubsub.get_message(timeout=30) is not None
         assert recon.run(reconcile).ok
         assert "machpay_reconciliation_equal 1.0" in client.get("/metrics").text
 
@@ -221,7 +221,7 @@ def test_a_mismatch_is_kept_told_to_staff_and_seen_by_prometheus(
         )
         found = recon.run(reconcile)
 
-        message = pubsub.get_message(timeout=5)
+        message = pubsub.get_message(timeout=30)
     assert [(line.term, line.chain_atomic - line.ledger_atomic) for line in found.differences] == [
         ("bond", 7),
         ("spent_unsettled", -7),

@@ -1,6 +1,5 @@
 """The ledger follows the finalised chain, whoever's transactions moved it."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -20,6 +19,7 @@ from devnet.offers import ATLAS, LEXICON
 from tests.settlement.conftest import BOND, Recon
 from tests.settlement.test_every_way_out import slash, withdraw
 from tests.support.chain import Payer
+from tests.support.live import heard
 
 
 def at_once(recon: Recon, workers: int) -> list[Applied]:
@@ -46,16 +46,14 @@ class Listener:
     def watch(self, *topics: str) -> None:
         self._pubsub.subscribe(*map(live_channel, topics))
         for _ in topics:
-            assert self._pubsub.get_message(timeout=5) is not None
+            assert self._pubsub.get_message(timeout=30) is not None
 
     def heard(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(topic, event, data) of everything since, in order."""
-        messages = []
-        while (message := self._pubsub.get_message(timeout=0.2)) is not None:
-            told = json.loads(message["data"])
-            topic = message["channel"].decode().removeprefix("live:")
-            messages.append((topic, told["event"], told["data"]))
-        return messages
+        return [
+            (channel.removeprefix("live:"), told["event"], told["data"])
+            for channel, told in heard(self._pubsub)
+        ]
 
 
 @pytest.fixture

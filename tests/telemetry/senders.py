@@ -50,7 +50,7 @@ class Sender:
 
     def post_as_is(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
         return httpx.post(
-            self.receiver_url + TARGET, content=body, headers=headers, timeout=20, trust_env=False
+            self.receiver_url + TARGET, content=body, headers=headers, timeout=120, trust_env=False
         )
 
     def send(self, *events: dict[str, Any]) -> httpx.Response:

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.django_db
 def live() -> Iterator[redis.client.PubSub]:
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as pubsub:
         pubsub.psubscribe("live:*")
-        assert pubsub.get_message(timeout=5) is not None
+        assert pubsub.get_message(timeout=30) is not None
         yield pubsub
 
 
 def messages(live: redis.client.PubSub, count: int) -> dict[str, dict[str, Any]]:
     """The next `count` messages by channel, and that there is not one more."""
-    received = [live.get_message(timeout=5) for _ in range(count)]
+    received = [live.get_message(timeout=30) for _ in range(count)]
     assert live.get_message(timeout=0.3) is None
     return {message["channel"].decode(): json.loads(message["data"]) for message in received if message}
 
