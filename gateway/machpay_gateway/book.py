@@ -197,6 +197,7 @@ class Book:
         payment = self.join.apply(record)
         if payment is not None:
             self.completed += 1
+            payment.seq = self.completed
             channel = self.channel(payment.accept.agent)
             channel.open -= 1
             channel.last_seq = self.completed

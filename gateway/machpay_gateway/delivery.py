@@ -8,22 +8,20 @@ rejected for good goes to `dead-letters.jsonl` and does not hold up the rest.
 import asyncio
 import logging
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from machpay.protocol.errors import MalformedError
-from machpay.protocol.settlements import (
-    ItemResult,
-    SettlementAnswer,
-    SettlementItem,
-)
+from machpay.protocol.settlements import ItemResult, SettlementAnswer
 from machpay.protocol.x402 import voucher_json
 from machpay_gateway.backoff import Backoff
 from machpay_gateway.errors import GatewayError, RelayerError
 from machpay_gateway.items import settlement_item
-from machpay_gateway.log.reader import Completed, LogReader
+from machpay_gateway.log.backlog import Backlog
+from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.records import Delivered
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments
@@ -47,7 +45,7 @@ class SettlementBody(msgspec.Struct):
     """The body of `POST /settlements`."""
 
     gateway_id: str
-    batch: list[SettlementItem]
+    batch: list[msgspec.Raw]
     vouchers: list[dict[str, str]]
     seq_from: int
     seq_to: int
@@ -61,12 +59,12 @@ class Delivery:
         self._payments = payments
         self._peers = peers
         self._metrics = metrics
-        self._reader = LogReader(payments.journal, payments.book.delivered)
+        self._backlog = Backlog(payments.journal, payments.book.delivered)
         self._dead_letters = settings.data_dir / "dead-letters.jsonl"
         self._progress = asyncio.Event()
         self._progress.set()
         self._backoff = Backoff()
-        self._waiting: list[Completed] = []
+        self._waiting: list[OpenPayment] = []
         self.failure: str | None = None
         """Why the last attempt failed; None while deliveries succeed."""
 
@@ -99,8 +97,8 @@ class Delivery:
 
         With `give_up` one attempt only. Raises `RelayerError` then, `LogDamaged` and `OSError` always.
         """
-        # A batch that was interrupted is still here: what the reader gave once it does not give again.
-        batch = self._waiting or self._reader.read(MAX_BATCH)
+        # A batch that was interrupted is still here: what the backlog gave once it does not give again.
+        batch = self._waiting or await self._backlog.read(MAX_BATCH)
         self._waiting = batch
         if not batch:
             return False
@@ -127,15 +125,15 @@ class Delivery:
                 self._backoff.reset()
         return True
 
-    async def _items(self, batch: list[Completed]) -> list[SettlementItem]:
+    async def _items(self, batch: list[OpenPayment]) -> list[msgspec.Raw]:
         items = []
-        for number, completed in enumerate(batch):
+        for number, payment in enumerate(batch):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            items.append(settlement_item(self._settings, completed.payment, completed.seq))
+            items.append(msgspec.Raw(settlement_item(self._settings, payment)))
         return items
 
-    async def _post(self, batch: list[Completed], items: list[SettlementItem]) -> int:
+    async def _post(self, batch: list[OpenPayment], items: list[msgspec.Raw]) -> int:
         """One attempt. Returns how many items from the front are done with. Raises `RelayerError`."""
         body = SettlementBody(
             gateway_id=self._settings.key.pubkey,
@@ -159,7 +157,7 @@ class Delivery:
         return await self._settle(batch, items, _results(raw, len(batch)))
 
     async def _settle(
-        self, batch: list[Completed], items: list[SettlementItem], results: list[ItemResult]
+        self, batch: list[OpenPayment], items: list[msgspec.Raw], results: list[ItemResult]
     ) -> int:
         """Move the cursor behind the items that are done with: all up to the first that should be sent again."""
         done = next((index for index, result in enumerate(results) if result.retry), len(results))
@@ -174,8 +172,8 @@ class Delivery:
             logger.error(
                 "%d payments were rejected for good (%s): %s", len(rejected), codes, self._dead_letters
             )
-        for result in results[:done]:
-            self._metrics.delivered.add(1, result.status)
+        for status, count in Counter(result.status for result in results[:done]).items():
+            self._metrics.delivered.add(count, status)
         if done:
             self._payments.journal.append(Delivered(batch[done - 1].seq))
         else:
@@ -183,9 +181,9 @@ class Delivery:
             logger.warning("delivery: the relayer cannot take the payments yet: %s", codes)
         return done
 
-    def _vouchers(self, batch: list[Completed]) -> list[dict[str, str]]:
+    def _vouchers(self, batch: list[OpenPayment]) -> list[dict[str, str]]:
         """The highest voucher of every channel in the batch."""
-        agents = dict.fromkeys(completed.payment.accept.agent for completed in batch)
+        agents = dict.fromkeys(payment.accept.agent for payment in batch)
         vouchers = (self._payments.voucher(agent) for agent in agents)
         return [voucher_json(voucher) for voucher in vouchers if voucher is not None]
 
@@ -200,12 +198,12 @@ def _results(raw: bytes, expected: int) -> list[ItemResult]:
     return results
 
 
-def _keep(path: Path, rejected: list[tuple[SettlementItem, ItemResult]]) -> None:
+def _keep(path: Path, rejected: list[tuple[msgspec.Raw, ItemResult]]) -> None:
     """Append rejected items, one importable line each, and make them durable."""
     lines = b""
     for item, result in rejected:
-        fields: dict[str, Any] = {**msgspec.to_builtins(item), "rejected_code": result.code or "unknown"}
-        lines += msgspec.json.encode(fields) + b"\n"
+        lines += msgspec.json.encode({**msgspec.json.decode(item), "rejected_code": result.code or "unknown"})
+        lines += b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(os.dup(descriptor), "ab") as file:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import msgspec
 
 from machpay.protocol.encoding import to_rfc3339
-from machpay.protocol.events import BATCH_CONTENT_TYPE, CloudEvent
+from machpay.protocol.events import BATCH_CONTENT_TYPE, CloudEvent, EventData
 from machpay_gateway.backoff import Backoff
 from machpay_gateway.errors import RelayerError
 from machpay_gateway.metrics import Metrics
@@ -43,7 +43,7 @@ class _Queued(NamedTuple):
 
     kind: str
     subject: str | None
-    data: Callable[[], dict[str, Any]]
+    data: Callable[[], EventData]
     event_id: str
     at: int
 
@@ -94,7 +94,7 @@ class Events:
         return self._spill.disk_bytes
 
     def emit(
-        self, kind: str, subject: str | None, data: Callable[[], dict[str, Any]], event_id: str | None = None
+        self, kind: str, subject: str | None, data: Callable[[], EventData], event_id: str | None = None
     ) -> None:
         """Queue one event about `subject` (the counterparty); never waits. `data` is called when it is sent, so that
         building it costs the request nothing."""

@@ -5,7 +5,7 @@ What is admitted is served by `exchange`.
 
 import time
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -107,12 +107,14 @@ class PaidExchanges:
             data = partial(self._authorized, ticket, route, latency_s)
             self._events.emit(PAYMENT_AUTHORIZED, ticket.channel.agent_text, data, event_id)
 
-    def _authorized(self, ticket: Ticket, route: Route, latency_s: float) -> dict[str, Any]:
-        item: dict[str, Any] = msgspec.to_builtins(settlement_item(self._settings, ticket.payment, 0))
-        latency_ms = round(latency_s * 1000, 3)
-        return {
-            **item,
-            "service": self._settings.gateway.name,
-            "route": route.label,
-            "latency_ms": latency_ms,
-        }
+    def _authorized(self, ticket: Ticket, route: Route, latency_s: float) -> msgspec.Raw:
+        item = settlement_item(self._settings, ticket.payment)
+        more = msgspec.json.encode(
+            {
+                "service": self._settings.gateway.name,
+                "route": route.label,
+                "latency_ms": round(latency_s * 1000, 3),
+            }
+        )
+        # Two objects made one: the item's fields need not be written a second time.
+        return msgspec.Raw(item[:-1] + b"," + more[1:])

@@ -8,8 +8,9 @@ from typing import Any
 from machpay.protocol.keys import SigningKey
 from machpay_gateway.bindings import Bindings
 from machpay_gateway.book import Book
+from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.journal import Journal
-from machpay_gateway.log.reader import Completed, LogReader
+from machpay_gateway.log.reader import LogReader
 from machpay_gateway.log.records import FILE_MAGIC, Identity, Record, scan
 from machpay_gateway.payments import Payments, Ticket
 from tests.gateway.factories import make_attempt, make_intent, make_settings, network
@@ -88,5 +89,5 @@ def newest(folder: Path) -> Path:
     return max((folder / "log").glob("*.log"))
 
 
-def read_all(payments: Payments, delivered: int = 0) -> list[Completed]:
+def read_all(payments: Payments, delivered: int = 0) -> list[OpenPayment]:
     return LogReader(payments.journal, delivered).read(1_000_000)

@@ -60,7 +60,7 @@ async def test_what_was_promised_survives_any_order_of_faults_and_rotations(
             await eventually(lambda: payments.journal.failure is None, "the log is writable again")
         await payments.durable()
         live, delivered = state(payments.book), payments.book.delivered
-        found = {c.payment.accept.number: c.payment.charged for c in read_all(payments, delivered)}
+        found = {c.accept.number: c.charged for c in read_all(payments, delivered)}
         assert found.items() <= promised.items()
         served = sum(channel.served for channel in payments.book.channels.values())
         assert served == sum(promised.values())
@@ -68,7 +68,7 @@ async def test_what_was_promised_survives_any_order_of_faults_and_rotations(
         assert state(again.book) == live
         assert again.book.delivered == delivered
         rest = read_all(again, delivered)
-        assert {c.payment.accept.number: c.payment.charged for c in rest} == found
+        assert {c.accept.number: c.charged for c in rest} == found
         assert [c.seq for c in rest] == list(range(delivered + 1, again.book.completed + 1))
 
 
@@ -82,7 +82,7 @@ async def test_delivery_goes_on_where_it_was_though_older_segments_are_kept(tmp_
         assert payments.journal.segments[0].number == 1
     async with running(tmp_path, segment_bytes=4_000) as again:
         rest = read_all(again, again.book.delivered)
-        assert [(c.seq, c.payment.charged) for c in rest] == [(n, n) for n in range(58, 91)]
+        assert [(c.seq, c.charged) for c in rest] == [(n, n) for n in range(58, 91)]
         # Everything is still there for who asks from the beginning.
         assert [c.seq for c in read_all(again)] == list(range(1, 91))
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from machpay_gateway.errors import LogUnavailable
+from machpay_gateway.log.backlog import Backlog
 from machpay_gateway.log.reader import LogReader
 from machpay_gateway.log.records import Delivered, Header
 from machpay_gateway.payments import Payments
@@ -105,11 +106,11 @@ async def test_a_failing_disk_stops_payments_without_charging_and_lets_them_go_o
         await eventually(lambda: payments.journal.failure is None, "the log is writable again")
         assert await pay(payments, price=7) == 7
         await payments.durable()
-        assert [c.payment.charged for c in read_all(payments)] == [10, 0, 0, 0, 0, 0, 0, 7]
+        assert [c.charged for c in read_all(payments)] == [10, 0, 0, 0, 0, 0, 0, 7]
         live = state(payments.book)
     async with running(tmp_path) as again:
         assert state(again.book) == live
-        assert [c.payment.charged for c in read_all(again)] == [10, 0, 0, 0, 0, 0, 0, 7]
+        assert [c.charged for c in read_all(again)] == [10, 0, 0, 0, 0, 0, 0, 7]
 
 
 async def test_a_sent_record_lost_with_the_disk_is_written_again(tmp_path: Path, disk: FaultyDisk) -> None:
@@ -125,7 +126,7 @@ async def test_a_sent_record_lost_with_the_disk_is_written_again(tmp_path: Path,
         disk.sync_error = None
         await eventually(lambda: payments.journal.failure is None, "the log is writable again")
         (completed,) = read_all(payments)
-        assert (completed.seq, completed.payment.charged) == (1, 10)
+        assert (completed.seq, completed.charged) == (1, 10)
     async with running(tmp_path) as again:
         assert again.book.channel(AGENT.public).served == 10
         assert [c.seq for c in read_all(again)] == [1]
@@ -144,7 +145,7 @@ async def test_a_payment_in_flight_while_the_disk_fails_can_still_be_charged_aft
         await payments.durable()
         payments.sent(ticket)
         await payments.durable()
-        assert [c.payment.charged for c in read_all(payments)] == [10]
+        assert [c.charged for c in read_all(payments)] == [10]
 
 
 async def test_a_gateway_that_cannot_write_at_start_says_so(tmp_path: Path, disk: FaultyDisk) -> None:
@@ -220,7 +221,7 @@ async def test_a_snapshot_alone_gives_the_whole_book_with_open_payments(tmp_path
         payments.sent(waiting)
         payments.resolve(streamed, 502, 0, final=True)
         await payments.durable()
-        assert [c.payment.charged for c in read_all(payments)] == [10, 10, 10, 3, 0]
+        assert [c.charged for c in read_all(payments)] == [10, 10, 10, 3, 0]
 
 
 async def test_a_reader_that_follows_along_sees_every_payment_once(tmp_path: Path) -> None:
@@ -237,4 +238,40 @@ async def test_a_reader_that_follows_along_sees_every_payment_once(tmp_path: Pat
         while batch := reader.read(3):
             seen += batch
         assert [c.seq for c in seen] == list(range(1, 121))
-        assert [c.payment.accept.number for c in seen] == list(range(1, 121))
+        assert [c.accept.number for c in seen] == list(range(1, 121))
+
+
+async def test_a_backlog_longer_than_memory_is_read_from_the_log_and_then_from_memory_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machpay_gateway.log.journal.LATEST", 10)
+    async with running(tmp_path, segment_bytes=4_000) as payments:
+        backlog = Backlog(payments.journal, 0)
+        seen = []
+        for burst in (3, 8, 40, 1, 10, 11, 25, 2):
+            for _ in range(burst):
+                await pay(payments)
+            await payments.durable()
+            while batch := await backlog.read(7):
+                assert len(batch) <= 7
+                seen += batch
+                payments.journal.append(Delivered(seen[-1].seq))
+            assert not payments.journal.latest
+        assert [payment.seq for payment in seen] == list(range(1, 101))
+        assert [payment.accept.number for payment in seen] == list(range(1, 101))
+
+
+async def test_the_backlog_of_an_earlier_run_comes_before_what_is_new(tmp_path: Path) -> None:
+    async with running(tmp_path) as payments:
+        for _ in range(5):
+            await pay(payments)
+        payments.journal.append(Delivered(2))
+        await payments.durable()
+    async with running(tmp_path) as again:
+        backlog = Backlog(again.journal, again.book.delivered)
+        await pay(again)
+        await again.durable()
+        seen = []
+        while batch := await backlog.read(2):
+            seen += batch
+        assert [payment.seq for payment in seen] == [3, 4, 5, 6]

@@ -110,7 +110,7 @@ async def test_a_crash_between_any_two_records_charges_durable_sent_payments_onl
         async with running(folder) as payments:
             await payments.durable()
             delivered = read_all(payments)
-            assert {c.payment.accept.number: c.payment.charged for c in delivered} == charges
+            assert {c.accept.number: c.charged for c in delivered} == charges
             assert [c.seq for c in delivered] == list(range(1, len(accepts) + 1))
             assert not payments.book.join.open
             for agent in AGENTS:
@@ -122,16 +122,14 @@ async def test_a_crash_between_any_two_records_charges_durable_sent_payments_onl
                 if own:
                     assert channel.voucher is not None
                     assert channel.voucher.is_signed_by(agent.public)
-            for receipt in (
-                payments.book.receipt(c.payment, c.payment.outcome) for c in delivered if c.payment.outcome
-            ):
+            for receipt in (payments.book.receipt(c, c.outcome) for c in delivered if c.outcome):
                 assert receipt.is_signed_by(KEY.public)
             assert all(payments.book.guard.has(a.agent, a.nonce) for a in accepts.values())
             after = state(payments.book)
         # A second start changes nothing any more.
         async with running(folder) as again:
             assert state(again.book) == after
-            assert [c.payment.charged for c in read_all(again)] == [c.payment.charged for c in delivered]
+            assert [c.charged for c in read_all(again)] == [c.charged for c in delivered]
         shutil.rmtree(folder)
 
 
@@ -300,12 +298,12 @@ async def test_random_payments_crashes_and_rotations_never_lose_or_double_a_sent
         # What was durable must be there; what was not may be void.
         async with running(folder, segment_bytes=4_000) as again:
             await again.durable()
-            found = {c.payment.accept.number: c.payment.charged for c in read_all(again)}
+            found = {c.accept.number: c.charged for c in read_all(again)}
             assert all(found[number] == charge for number, charge in durable.items()), seed
             assert set(found) == set(range(1, again.book.next_number))
             for agent in AGENTS:
                 channel = again.book.channel(agent.public)
-                own = [c for c in read_all(again) if c.payment.accept.agent == agent.public]
-                assert channel.served == sum(c.payment.charged for c in own)
+                own = [c for c in read_all(again) if c.accept.agent == agent.public]
+                assert channel.served == sum(c.charged for c in own)
                 assert channel.served + channel.reserved <= channel.highest
             promised = found

@@ -8,10 +8,11 @@ from machpay_gateway.log.records import Accept, Identified, Outcome, Record, Sen
 
 
 class OpenPayment:
-    """An accepted payment that is not complete yet. `digest` is its id, filled in by who first derives it;
-    `identifier` is the client's own name for it, if it has one."""
+    """An accepted payment. `digest` is its id, filled in by who first derives it; `identifier` is the client's own name
+    for it, if it has one; `seq` is its place among the completed ones, counted from 1, once it is; `item` is its wire
+    form, filled in by who first needs it."""
 
-    __slots__ = ("accept", "digest", "identifier", "outcome", "sent")
+    __slots__ = ("accept", "digest", "identifier", "item", "outcome", "sent", "seq")
 
     def __init__(self, accept: Accept) -> None:
         self.accept = accept
@@ -19,6 +20,8 @@ class OpenPayment:
         self.identifier: str | None = None
         self.outcome: Outcome | None = None
         self.sent = False
+        self.seq = 0
+        self.item: bytes | None = None
 
     @property
     def charged(self) -> int:

@@ -34,6 +34,8 @@ LINGER_S: Final = 0.01
 """How long a record that nobody waits for may stay in memory."""
 GATHER_S: Final = 0.002
 """How long a write waits at most for records of payments that are being worked on anyway."""
+LATEST: Final = 5_000
+"""How many completed payments stay in memory for delivery; behind that it reads the log."""
 RETRY_S: Final = 1.0
 """Pause between attempts to get back to a disk that failed."""
 
@@ -66,6 +68,8 @@ class Journal:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         # Payments that are complete in memory while the record that completed them is not durable yet.
         self._pending: deque[tuple[int, OpenPayment]] = deque()
+        self.latest: deque[OpenPayment] = deque(maxlen=LATEST)
+        """The newest completed payments that are durable, oldest first, until delivery takes them out."""
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +97,11 @@ class Journal:
             raise LogUnavailable(f"cannot write to {self._folder}: {error}") from error
         self._settle(self._appended)
         self._task = asyncio.create_task(self._run(), name="log")
+
+    @property
+    def completed(self) -> int:
+        """How many payments are complete and durable."""
+        return self._book.completed - len(self._pending)
 
     def append(self, record: Record) -> OpenPayment | None:
         """Apply one record to the book and queue it for the disk; the payment it completed, if it did."""
@@ -196,7 +205,7 @@ class Journal:
         """The bytes a new segment starts with, and how many payments were complete before it."""
         book = self._book
         pending = [payment for _, payment in self._pending]
-        completed = book.completed - len(pending)
+        completed = self.completed
         book.guard.prune(int(time.time()))
         header = Header(
             identity=self._identity,
@@ -225,7 +234,7 @@ class Journal:
             if not waiter.done():
                 waiter.set_result(None)
         while self._pending and self._pending[0][0] <= target:
-            self._pending.popleft()
+            self.latest.append(self._pending.popleft()[1])
         self._trim()
         self.on_progress()
 

@@ -1,11 +1,9 @@
 """Completed payments in the order in which they were completed, read back from durable segments.
 
-Delivery reads the files instead of keeping payments in memory, so a relayer that is away for hours costs disk and
-nothing else. Only bytes that are durable are read; what is read here can therefore never be taken back.
+Only bytes that are durable are read; what is read here can therefore never be taken back.
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,14 +14,6 @@ from machpay_gateway.log.records import FILE_MAGIC, MAX_RECORD_BYTES, Header, sc
 from machpay_gateway.log.segments import Segment
 
 _CHUNK_BYTES: Final = 128 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """One completed payment and its place in the gateway's order, counted from 1."""
-
-    seq: int
-    payment: OpenPayment
 
 
 class LogReader:
@@ -39,21 +29,25 @@ class LogReader:
         self._seq = 0
         self._join = Join()
 
-    def read(self, limit: int) -> list[Completed]:
+    def read(self, limit: int) -> list[OpenPayment]:
         """Up to `limit` completed payments that are durable; empty when there is no more for now.
 
         Raises `LogDamaged` if a durable record does not read back, `OSError`.
         """
-        found: list[Completed] = []
-        while len(found) < limit:
-            # A segment that is no longer listed was removed because everything in it is delivered.
-            if self._offset < self._segment.end and self._segment in self._journal.segments:
-                self._read_chunk(found, limit)
-            elif not self._advance():
-                break
+        found: list[OpenPayment] = []
+        while len(found) < limit and self.step(found, limit):
+            pass
         return found
 
-    def _read_chunk(self, found: list[Completed], limit: int) -> None:
+    def step(self, found: list[OpenPayment], limit: int) -> bool:
+        """One piece of `read`, short enough for an event loop: adds to `found`, False when there is no more for now."""
+        # A segment that is no longer listed was removed because everything in it is delivered.
+        if self._offset < self._segment.end and self._segment in self._journal.segments:
+            self._read_chunk(found, limit)
+            return True
+        return self._advance()
+
+    def _read_chunk(self, found: list[OpenPayment], limit: int) -> None:
         before = self._offset
         size = min(_CHUNK_BYTES, self._segment.end - before)
         if not self._take(_pread(self._segment.path, size, before), found, limit):
@@ -62,7 +56,7 @@ class LogReader:
             if not self._take(_pread(self._segment.path, size, before), found, limit):
                 raise LogDamaged(f"{self._segment.path}: the record at byte {before} does not check")
 
-    def _take(self, data: bytes, found: list[Completed], limit: int) -> bool:
+    def _take(self, data: bytes, found: list[OpenPayment], limit: int) -> bool:
         """Apply the whole records in `data`; False if there is none."""
         start = self._offset
         for record, after in scan(data):
@@ -75,7 +69,8 @@ class LogReader:
                 continue
             self._seq += 1
             if self._seq > self._delivered:
-                found.append(Completed(self._seq, payment))
+                payment.seq = self._seq
+                found.append(payment)
                 if len(found) == limit:
                     break
         return self._offset > start

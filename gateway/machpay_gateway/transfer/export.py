@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.settlements import ItemStatus
@@ -67,7 +66,7 @@ def export(
         summary.read += 1
         if seq <= after or not choice.includes(seq, payment):
             return
-        write(msgspec.json.encode(settlement_item(settings, payment, seq)) + b"\n")
+        write(settlement_item(settings, payment) + b"\n")
         summary.written += 1
         summary.charged_atomic += payment.charged
         summary.seq_first = summary.seq_first or seq

@@ -20,13 +20,17 @@ BATCH_CONTENT_TYPE: Final = "application/cloudevents-batch+json"
 EVENT_CONTENT_TYPE: Final = "application/cloudevents+json"
 
 
+EventData = dict[str, Any] | msgspec.Raw
+
+
 class CloudEvent(msgspec.Struct):
-    """One event to send. `time` is RFC 3339 UTC and stays the same when the event is sent again."""
+    """One event to send. `time` is RFC 3339 UTC and stays the same when the event is sent again; `data` may be JSON
+    already."""
 
     source: str
     type: str
     time: str
-    data: dict[str, Any]
+    data: EventData
     subject: str | None = None
     id: str = msgspec.field(default_factory=lambda: str(uuid4()))
     specversion: str = "1.0"
