@@ -188,6 +188,19 @@ def test_a_history_that_does_not_reach_back_is_a_gap_and_everything_is_read(
     assert recon.bond(agent) == BOND
 
 
+def test_a_reading_of_before_does_not_answer_what_is_wanted_later(recon: Recon) -> None:
+    """One worker reads all accounts while another finds that a later slot needs it."""
+    recon.sync()
+    slot = chain_index.position().slot
+    chain_index.want_snapshot("a gap", slot=slot + 1)
+
+    chain_index.snapshot_taken(slot)
+    assert chain_index.position().snapshot_wanted == "a gap"
+
+    chain_index.snapshot_taken(slot + 1)
+    assert chain_index.position().snapshot_wanted == ""
+
+
 def test_a_channel_that_moved_unseen_stops_a_part_and_everything_is_read(recon: Recon) -> None:
     (payer,) = recon.payers(1, LEXICON)
     other = recon.chain.payer(payer.agent, ATLAS)

@@ -84,13 +84,15 @@ class ChainIndex(models.Model):
     """How far the index reaches. One row.
 
     Every event up to finalised slot `slot` is stored, except those of transactions still LISTED. `snapshot_slot` is
-    the last slot at which all accounts were read; `snapshot_wanted` says why they have to be read again.
+    the last slot at which all accounts were read; `snapshot_wanted` says why they have to be read again, at slot
+    `snapshot_wanted_slot` or later.
     """
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     slot = models.BigIntegerField(default=0)
     snapshot_slot = models.BigIntegerField(default=0)
     snapshot_wanted = models.CharField(max_length=200, blank=True, default="the first start")
+    snapshot_wanted_slot = models.BigIntegerField(default=0)
     updated_at = models.DateTimeField(db_default=Now())
 
     class Meta:

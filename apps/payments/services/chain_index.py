@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from django.db import transaction
-from django.db.models import F, Max, Min
+from django.db.models import Case, F, Max, Min, Value, When
 from django.db.models.functions import Greatest, Now
 from solders.pubkey import Pubkey
 
@@ -109,7 +109,7 @@ def store_unreadable(seen: SignatureSeen, *, error: str) -> None:
         ChainTransaction.objects.filter(signature=seen.signature, state=State.LISTED).update(
             state=State.UNREADABLE, error=error[:200]
         )
-        want_snapshot(f"transaction {seen.signature} cannot be read")
+        want_snapshot(f"transaction {seen.signature} cannot be read", slot=seen.slot)
 
 
 def advance(slot: int) -> None:
@@ -118,16 +118,23 @@ def advance(slot: int) -> None:
     ChainIndex.objects.update(slot=Greatest(F("slot"), slot), updated_at=Now())
 
 
-def want_snapshot(reason: str) -> None:
-    """Have all accounts read by the next sync, because the index may lack something."""
+def want_snapshot(reason: str, *, slot: int) -> None:
+    """Have all accounts read by the next sync, as of `slot` or later, because the index may lack something."""
     position()
-    ChainIndex.objects.update(snapshot_wanted=reason[:200])
+    ChainIndex.objects.update(
+        snapshot_wanted=reason[:200], snapshot_wanted_slot=Greatest(F("snapshot_wanted_slot"), slot)
+    )
 
 
 def snapshot_taken(slot: int) -> None:
-    """All accounts were taken over as of `slot`, inside the caller's transaction."""
+    """All accounts were taken over as of `slot`, inside the caller's transaction. What another worker wants read at a
+    later slot is wanted still."""
     position()
-    ChainIndex.objects.update(snapshot_slot=Greatest(F("snapshot_slot"), slot), snapshot_wanted="")
+    answered = When(snapshot_wanted_slot__lte=slot, then=Value(""))
+    ChainIndex.objects.update(
+        snapshot_slot=Greatest(F("snapshot_slot"), slot),
+        snapshot_wanted=Case(answered, default=F("snapshot_wanted")),
+    )
 
 
 def unapplied() -> list[str]:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from apps.ledger.services import post
 from apps.payments.locks import lock_agents, lock_cursor
 from apps.payments.models import Channel, VendorMirror
-from apps.payments.services import alarms, chain_index, changes, claims, gateways
+from apps.payments.services import alarms, chain_index, changes, claims, gateways, vault
 from apps.payments.services.chain_postings import PostedBefore
 from apps.payments.services.config import remember_config
 from apps.payments.services.mirror_agents import (
@@ -112,6 +112,12 @@ def apply_chain_snapshot(snapshot: Snapshot, *, part: Part | None = None) -> App
         if not whole:
             require_complete(agents, before, transfers)
         post(transfers)
+        if whole:
+            vault.count_all(cursor, mint)
+        else:
+            vault.count(cursor, transfers)
+            if snapshot.vault_atomic is not None:
+                vault.compare(cursor, snapshot.vault_atomic, snapshot.slot)
         result.intents_settled = mark_paid(result.settled)
         if cursor.slot:
             # What was settled before this database began was charged before it, too.
@@ -125,7 +131,7 @@ def apply_chain_snapshot(snapshot: Snapshot, *, part: Part | None = None) -> App
             chain_index.mark_applied(part.transactions)
         cursor.slot = snapshot.slot
         cursor.applied_at = timezone.now()
-        cursor.save(update_fields=["slot", "applied_at"])
+        cursor.save()
     return result
 
 

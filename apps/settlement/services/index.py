@@ -33,9 +33,11 @@ _WAITING_PER_RUN: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Indexed:
-    """What one look found: it reaches finalised `slot`; `transactions` were read, with `events` new events."""
+    """What one look found: it reaches finalised `slot`, at which the vault held `vault_atomic`; `transactions` were
+    read, with `events` new events."""
 
     slot: int
+    vault_atomic: int
     transactions: int
     events: int
 
@@ -43,13 +45,14 @@ class Indexed:
 def index_events(chain: ChainSession) -> Indexed:
     """Bring the index up to the newest finalised slot. Raises `RpcUnavailable`; what was stored by then stays."""
     reached = chain_index.position().slot
-    slot = chain.run(chain.client.slot("finalized"))
+    # Before the list: what the vault shows at this slot is then listed.
+    vault_atomic, slot = chain.run(chain.client.token_balance_at(chain.network.vault(), "finalized"))
     floor = max(reached - OVERLAP_SLOTS, 0)
     listed, met = chain.run(list_down_to(chain.client, floor))
     if not met and chain_index.newest_known_slot(below=floor) is not None:
         # The last slot that is known to be indexed no longer is in the history: something between may be lost.
         log.error("chain_index_gap", indexed_through=reached, floor=floor)
-        chain_index.want_snapshot(f"the history does not reach back to slot {floor}")
+        chain_index.want_snapshot(f"the history does not reach back to slot {floor}", slot=slot)
     unread = chain_index.not_read(each.signature for each in listed)
     snapshot_slot = chain_index.position().snapshot_slot
     fresh = [each for each in listed if each.signature in unread and each.slot > snapshot_slot]
@@ -60,7 +63,7 @@ def index_events(chain: ChainSession) -> Indexed:
     wanted = {each.signature: each for each in (*chain_index.waiting(limit=_WAITING_PER_RUN), *fresh)}
     read, events = read_and_store(chain, sorted(wanted.values(), key=lambda each: each.slot))
     chain_index.advance(slot)
-    return Indexed(slot, read, events)
+    return Indexed(slot, vault_atomic, read, events)
 
 
 def read_and_store(chain: ChainSession, wanted: Sequence[SignatureSeen]) -> tuple[int, int]:

@@ -39,7 +39,8 @@ def sync_chain(chain: ChainSession) -> Applied:
     """
     if not chain_index.position().snapshot_slot:
         return take_everything(chain, "the first start")
-    reached = index_events(chain).slot
+    indexed = index_events(chain)
+    reached = indexed.slot
     for _ in range(_LOOKS_MAX):
         reason = chain_index.position().snapshot_wanted
         if reason:
@@ -52,7 +53,7 @@ def sync_chain(chain: ChainSession) -> Applied:
         transactions = chain_index.unapplied()
         ending = channels_to_end(through_slot=reached)
         if not transactions and not ending:
-            return _apply(Snapshot(reached), (), ())
+            return _apply(Snapshot(reached, vault_atomic=indexed.vault_atomic), (), ())
         touched = touched_by(chain_index.events_of(transactions), mint=str(chain.network.mint))
         for address, agent in ending.items():
             touched.channels.add(address)
@@ -62,7 +63,8 @@ def sync_chain(chain: ChainSession) -> Applied:
         snapshot = chain.run(
             chain.client.accounts_at_one_slot(touched.addresses(chain.network), least_slot=reached)
         )
-        reached = index_events(chain).slot
+        indexed = index_events(chain)
+        reached = indexed.slot
         if snapshot is None or reached < snapshot.slot:
             continue
         later = chain_index.slots_of(set(chain_index.unapplied()) - set(transactions))

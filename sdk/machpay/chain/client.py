@@ -92,7 +92,8 @@ A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channe
 class Snapshot:
     """Accounts of the program for one mint, as of one slot: all of them, or those that were asked for.
 
-    `agents`, `gateways` and `vendors` are keyed by the owner's key, `channels` by the channel's address.
+    `agents`, `gateways` and `vendors` are keyed by the owner's key, `channels` by the channel's address. `vault_atomic`
+    is what the vault held at that slot, where it was read too.
     """
 
     slot: int
@@ -101,6 +102,7 @@ class Snapshot:
     channels: dict[Pubkey, Channel] = field(default_factory=dict)
     gateways: dict[Pubkey, GatewayAccount] = field(default_factory=dict)
     vendors: dict[Pubkey, VendorAccount] = field(default_factory=dict)
+    vault_atomic: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,14 @@ class ChainClient:
         account = await self.account(address, commitment)
         return token_amount(bytes(account.data)) if account is not None else 0
 
+    async def token_balance_at(
+        self, address: Pubkey, commitment: Commitment = "finalized"
+    ) -> tuple[int, int]:
+        """As `token_balance`, with the slot that it is as of."""
+        answer = await _answer(self._rpc.get_account_info(address, RpcCommitment(commitment)))
+        amount = 0 if answer.value is None else token_amount(bytes(answer.value.data))
+        return amount, answer.context.slot
+
     async def lookup_table(self, address: Pubkey, commitment: Commitment = "finalized") -> LookupTable | None:
         """The address lookup table at `address`; None while there is none."""
         account = await self.account(address, commitment)
@@ -255,14 +265,16 @@ class ChainClient:
     async def accounts_at_one_slot(
         self, addresses: Sequence[Pubkey], *, least_slot: int = 0, commitment: Commitment = "finalized"
     ) -> Snapshot | None:
-        """Those of the program's accounts at `addresses` that exist, all as of one slot, `least_slot` or a later one.
+        """Those of the program's accounts at `addresses` that exist, and the vault, all as of one slot, `least_slot`
+        or a later one.
 
         None if the server's answers kept being of different or earlier slots: ask again. More than a few hundred
         addresses take several calls, which have to fall into one slot. Raises `DecodeError` as `program_accounts`.
         """
         network = self._network
+        addresses = [network.vault(), *addresses]
         parts = [
-            list(addresses[start : start + ACCOUNTS_PER_CALL_MAX])
+            addresses[start : start + ACCOUNTS_PER_CALL_MAX]
             for start in range(0, len(addresses), ACCOUNTS_PER_CALL_MAX)
         ]
         for attempt in range(_ONE_SLOT_ATTEMPTS):
@@ -272,13 +284,14 @@ class ChainClient:
             answers = await asyncio.gather(*(_answer(call) for call in calls))
             slots = {answer.context.slot for answer in answers}
             if len(slots) == 1 and min(slots) >= least_slot:
-                held = zip(addresses, (each for answer in answers for each in answer.value), strict=True)
+                vault, *held = (each for answer in answers for each in answer.value)
                 found = (
                     (address, bytes(account.data))
-                    for address, account in held
+                    for address, account in zip(addresses[1:], held, strict=True)
                     if account is not None and account.owner == network.program_id
                 )
-                return _snapshot(network, slots.pop(), found)
+                vault_atomic = 0 if vault is None else token_amount(bytes(vault.data))
+                return replace(_snapshot(network, slots.pop(), found), vault_atomic=vault_atomic)
         return None
 
     # ---- transactions
