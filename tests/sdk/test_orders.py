@@ -137,7 +137,7 @@ def test_a_402_that_cannot_be_read_is_malformed(headers):
 
 
 def named(order: Order) -> Order:
-    return replace(order, is_named=True)
+    return msgspec.structs.replace(order, is_named=True)
 
 
 def test_a_payment_is_named_only_where_the_gateway_understands_it():

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.client.errors import GatewayExposureError
@@ -43,8 +44,7 @@ class Totals:
 NOTHING_KNOWN: Final = Totals()
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True, gc=False):
     """A cumulative to sign, the headroom (in prices) that went into it, and `least`: the same without any."""
 
     cumulative: int
@@ -52,8 +52,7 @@ class Quote:
     least: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(msgspec.Struct, frozen=True, gc=False):
     amount: int
     deadline: int
     headroom: int
@@ -79,6 +78,8 @@ class Channel:
         self.price = 0
         self.is_fresh = False
         """Whether the gateway has told this process its total: then a refusal is not to be expected."""
+        self.unresolved = 0
+        """The sum of amounts that were sent and whose outcome is not known."""
         self._open: dict[bytes, _Open] = {}
         self._made: OrderedDict[bytes, None] = OrderedDict()
         # What our own payments can have come to, on top of what was authorised before this process started.
@@ -89,11 +90,6 @@ class Channel:
     @property
     def totals(self) -> Totals:
         return Totals(self.total, self.served, self.signed)
-
-    @property
-    def unresolved(self) -> int:
-        """The sum of amounts that were sent and whose outcome is not known."""
-        return sum(payment.amount for payment in self._open.values())
 
     def is_covered_by_others(self, cumulative: int) -> bool:
         """True if another holder of our key is known to have authorised this much: a signature of ours up to
@@ -130,6 +126,7 @@ class Channel:
         digest = intent.digest
         self.signed = max(self.signed, intent.cumulative)
         self._open[digest] = _Open(intent.amount, intent.deadline, quote.headroom)
+        self.unresolved += intent.amount
         self._made[intent.context] = None
         if len(self._made) > REMEMBERED_SIGNATURES:
             self._made.popitem(last=False)
@@ -137,15 +134,15 @@ class Channel:
 
     def not_sent(self, digest: bytes) -> None:
         """The payment never left this process."""
-        self._open.pop(digest, None)
+        self._close(digest)
 
     def refused(self, digest: bytes) -> None:
         """The gateway said that it did not accept the payment."""
-        self._open.pop(digest, None)
+        self._close(digest)
 
     def too_low(self, digest: bytes) -> None:
         """The gateway refused the payment as `cumulative_too_low`."""
-        payment = self._open.pop(digest, None)
+        payment = self._close(digest)
         if payment is not None:
             self.headroom.too_low(payment.headroom)
 
@@ -158,7 +155,7 @@ class Channel:
         if not self._shared:
             # As long as nobody else is known to pay with this key, a larger total is a claim without a cause.
             followed = min(followed, self._explained + self.unresolved)
-        if self._open.pop(receipt.digest, None) is not None:
+        if self._close(receipt.digest) is not None:
             self._explained += receipt.charged
         self.total = max(self.total, followed)
         # Payments still open may be in that total, but they count as proven with their own receipts only.
@@ -217,4 +214,13 @@ class Channel:
         they may have been served without our hearing of it."""
         over = [digest for digest, payment in self._open.items() if payment.deadline + CLOCK_SKEW_S < now]
         for digest in over:
-            self._explained += self._open.pop(digest).amount
+            payment = self._close(digest)
+            assert payment is not None
+            self._explained += payment.amount
+
+    def _close(self, digest: bytes) -> _Open | None:
+        """The payment no longer counts as unresolved; None if it did not."""
+        payment = self._open.pop(digest, None)
+        if payment is not None:
+            self.unresolved -= payment.amount
+        return payment

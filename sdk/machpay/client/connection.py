@@ -31,7 +31,6 @@ class Connection(asyncio.Protocol):
         self._has_head = False
         self._head_bytes = 0
         self._is_informational = False
-        self._ends_with_eof = False
         self._error: Exception | None = None
         self._pieces: deque[bytes] = deque()
         self._buffered = 0
@@ -63,7 +62,6 @@ class Connection(asyncio.Protocol):
         self._buffered = self._head_bytes = 0
         self.status, self.headers = 0, []
         self._awaits, self._has_head, self.is_complete = True, False, False
-        self._ends_with_eof = False
         self._error = httpx.ReadError("the connection is closed") if self.is_closed else None
 
     async def write(self, data: bytes, timeout_s: float) -> None:
@@ -181,7 +179,7 @@ class Connection(asyncio.Protocol):
         self.gone.set()
         self._writable.set()
         if self._awaits and not self.is_complete:
-            if self._has_head and self._ends_with_eof and exc is None:
+            if self._has_head and exc is None and self._ends_with_connection():
                 self._complete()
             elif self._has_head:
                 self._fail(httpx.RemoteProtocolError("the connection was closed before the answer was whole"))
@@ -212,10 +210,6 @@ class Connection(asyncio.Protocol):
             self.is_reusable = False
             self._complete()
             return
-        names = {name.lower() for name, _value in self.headers}
-        self._ends_with_eof = (
-            b"content-length" not in names and b"transfer-encoding" not in names and status not in NO_BODY
-        )
 
     def on_body(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -231,6 +225,12 @@ class Connection(asyncio.Protocol):
         if not self._parser.should_keep_alive():
             self.is_reusable = False
         self._complete()
+
+    def _ends_with_connection(self) -> bool:
+        """The headers do not say where the body ends."""
+        names = {name.lower() for name, _value in self.headers}
+        is_framed = b"content-length" in names or b"transfer-encoding" in names
+        return not is_framed and self.status not in NO_BODY
 
     def _complete(self) -> None:
         self.is_complete = True

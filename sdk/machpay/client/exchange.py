@@ -11,10 +11,10 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import httpx
+import msgspec
 
 from machpay.client.book import ChannelBook
 from machpay.client.channels import Channel
@@ -56,8 +56,7 @@ BETWEEN_US: Final = frozenset({502, 503, 504})
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One signed payment that goes with one request. `number` counts the signatures of its call, `earlier` are those
     made before under the call's identifier; `is_shared` says that other processes may use that identifier too. With
     `streams` an answer of success comes unread; its caller must close it."""

@@ -5,13 +5,16 @@ most once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from machpay.client.channels import Channel
 from machpay.client.terms import Call, Challenge
 from machpay.protocol.errors import MalformedError, RefusalCode
-from machpay.protocol.identifiers import is_declared, with_identifier
+from machpay.protocol.identifiers import with_identifier
 from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import MAX_LIFETIME_S, new_nonce
@@ -34,8 +37,7 @@ REPEATED_HEADER: Final = "MachPay-Repeated"
 """`true` on an answer that the gateway has given before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """A signed payment. `headers` carries it; `digest` is its id; `growth` is what it authorises on top of
     everything signed before it. `is_named` says that the gateway knows it under its call's identifier too: it charges
     only one of the payments that share one."""
@@ -77,10 +79,9 @@ def place(
     offer = challenge.offer
     extensions = with_identifier(challenge.extensions, identifier)
     order = authorise(channel, offer, call.hash(offer), now, grant)
-    payload = build_payload(offer.to_requirements(), key, offer.gateway, order.intent, extensions)
-    return replace(
-        order, headers={SIGNATURE_HEADER: encode_header(payload)}, is_named=is_declared(extensions)
-    )
+    payload = build_payload(challenge.accepted, key, offer.gateway, order.intent, extensions)
+    headers = {SIGNATURE_HEADER: encode_header(payload)}
+    return replace(order, headers=headers, is_named=challenge.knows_identifiers)
 
 
 def authorise(channel: Channel, offer: Offer, bound: bytes, now: float, grant: Grant) -> Order:
@@ -127,8 +128,7 @@ def read_refusal(headers: Mapping[str, str]) -> Refusal:
     return Refusal(code, required, None, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What a `PAYMENT-RESPONSE` says, checked. `of` is the payment that it is about: None for one of another process
     under an identifier that both were given. `receipt` is None while a metered stream is not at its end."""
 
@@ -145,9 +145,10 @@ def read_outcome(
     With `is_shared` the identifier may have been used by another process: an answer that the gateway marks as repeated
     is taken with its receipt for a payment that we do not know. Raises `MalformedError` saying what is wrong.
     """
-    if RESPONSE_HEADER not in headers:
+    told = headers.get(RESPONSE_HEADER)
+    if told is None:
         return None
-    extra = decode_response(headers[RESPONSE_HEADER]).extra
+    extra = decode_response(told).extra
     if extra.get("pending") is True and "receipt" not in extra:
         if extra.get("commitmentId") != order.digest.hex():
             raise MalformedError("the pending answer is for another payment")

@@ -8,9 +8,9 @@ import asyncio
 import inspect
 import random
 import time
-from dataclasses import dataclass, field
 
 import httpx
+import msgspec
 
 from machpay.client.book import ChannelBook
 from machpay.client.budgets import Proposal
@@ -45,7 +45,7 @@ from machpay.client.transport import Transport
 from machpay.client.uploads import Source
 from machpay.client.vendors import Vendors
 from machpay.protocol.errors import MalformedError, RefusalCode
-from machpay.protocol.identifiers import EXTENSION, is_declared, new_identifier, read_identifier
+from machpay.protocol.identifiers import EXTENSION, new_identifier, read_identifier
 from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import Offer
 from machpay.protocol.x402 import GATEWAY_HEADER
@@ -59,8 +59,7 @@ WORTH_REPEATING = frozenset({429, 500, 502, 503, 504})
 MAX_RETRY_PAUSE_S = 5.0
 
 
-@dataclass(slots=True)
-class Purchase:
+class Purchase(msgspec.Struct):
     """One call and what it may cost. `approved_atomic` is the price that somebody approved, `growth` what its
     signatures have authorised so far; `is_unknown` says that an answer came without a word on its payment.
     `signed_at` is when the last signature was made, on the performance counter. All its payments carry `identifier`,
@@ -76,10 +75,10 @@ class Purchase:
     is_unknown: bool = False
     vendor: str = ""
     signed_at: float | None = None
-    identifier: str = field(default_factory=new_identifier)
+    identifier: str = msgspec.field(default_factory=new_identifier)
     is_shared: bool = False
-    orders: list[Order] = field(default_factory=list)
-    unknown: list[Order] = field(default_factory=list)
+    orders: list[Order] = []
+    unknown: list[Order] = []
     source: Source | None = None
 
     @property
@@ -125,9 +124,10 @@ class Payer:
         """Send `request` and pay for it if it asks for payment; with `streams` a successful answer comes
         unread. A failure that surely charged nothing, or a payment whose outcome is unknown to us but not to the
         gateway, is repeated up to `retries` times. Raises a `ClientError`."""
+        url = str(request.url)
         call = Call(
-            url=str(request.url),
-            origin=origin_of(str(request.url)),
+            url=url,
+            origin=origin_of(url),
             method=request.method,
             target=request.url.raw_path,
             body=request.content if source is None else source.prefix,
@@ -317,7 +317,7 @@ class Payer:
 
     def _sign(self, channel: Channel, challenge: Challenge, purchase: Purchase) -> Order:
         now, vendor = time.time(), str(challenge.offer.vendor)
-        if purchase.is_shared and not is_declared(challenge.extensions):
+        if purchase.is_shared and not challenge.knows_identifiers:
             raise GatewayMismatchError(
                 purchase.call.url, "it knows no payment identifiers: payment_id is lost on it"
             )

@@ -1,15 +1,14 @@
 """What a paid call returns: the HTTP answer and what it cost."""
 
-from dataclasses import dataclass
 from typing import Self
 
 import httpx
+import msgspec
 
 from machpay.protocol.receipts import SignedReceipt
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(msgspec.Struct, frozen=True):
     """One payment and the gateway's signed word on it. Amounts in atomic units.
 
     `charged` is what was taken (0 when the upstream failed), `amount` the ceiling that was signed,

@@ -9,7 +9,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,6 +19,8 @@ from machpay.client.budgets import Budgets
 from machpay.client.errors import SpendingUnknownError
 from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import MalformedError
+
+DAY_S: Final = 86_400
 
 
 class _Document(msgspec.Struct):
@@ -40,12 +44,18 @@ class Spending:
 
         Raises `BudgetExceededError`, `SpendingUnknownError`; then nothing is counted.
         """
+        if self._path is None:
+            self._start_day(_day(now))
+            return self._take(vendor, least, wanted, spent_in_call)
         with self._turn(now):
-            granted = self._budgets.grant(
-                self._vendors, vendor, least=least, wanted=wanted, spent_in_call=spent_in_call
-            )
-            if granted:
-                self._vendors[vendor] = self._vendors.get(vendor, 0) + granted
+            return self._take(vendor, least, wanted, spent_in_call)
+
+    def _take(self, vendor: str, least: int, wanted: int, spent_in_call: int) -> int:
+        granted = self._budgets.grant(
+            self._vendors, vendor, least=least, wanted=wanted, spent_in_call=spent_in_call
+        )
+        if granted:
+            self._vendors[vendor] = self._vendors.get(vendor, 0) + granted
         return granted
 
     def give_back(self, vendor: str, amount: int, *, taken_at: float, now: float) -> None:
@@ -116,4 +126,9 @@ class Spending:
 
 
 def _day(unix_seconds: float) -> str:
-    return datetime.fromtimestamp(unix_seconds, UTC).date().isoformat()
+    return _date(int(unix_seconds // DAY_S))
+
+
+@lru_cache(maxsize=2)
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()

@@ -6,23 +6,25 @@ had, the request hash our own, and the price within the limit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
 from machpay.client.errors import GatewayMismatchError, PriceTooHighError
 from machpay.protocol.errors import MalformedError
+from machpay.protocol.identifiers import is_declared
 from machpay.protocol.offers import Offer
 from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, request_hash, route_hash
-from machpay.protocol.x402 import SCHEME, PaymentRequired
+from machpay.protocol.x402 import SCHEME, PaymentRequired, Requirements
 
 MAX_CACHED_ROUTES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One HTTP request as far as a payment is concerned. `target` is the origin form exactly as sent; of a body that
     `is_streamed`, `body` is the beginning."""
 
@@ -50,14 +52,25 @@ class Call:
         return request_hash(self.method, self.target, self.body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Challenge:
     """What a 402 asks for, checked: the offer we take, and the x402 extensions the gateway understands."""
 
     offer: Offer
     extensions: Mapping[str, Any]
 
+    @cached_property
+    def accepted(self) -> Requirements:
+        """The offer as every payment for it repeats it."""
+        return self.offer.to_requirements()
 
+    @cached_property
+    def knows_identifiers(self) -> bool:
+        """Whether the gateway takes the name that a call gives its payments."""
+        return is_declared(self.extensions)
+
+
+@lru_cache(maxsize=512)
 def origin_of(url: str) -> str:
     """Scheme, host and port of a URL, in lower case and with the port always written."""
     parts = urlsplit(url)

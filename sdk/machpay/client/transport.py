@@ -16,7 +16,10 @@ import httpx
 
 from machpay.client.connection import Upload
 from machpay.client.errors import GatewayUnreachableError
-from machpay.client.wire import RawHeaders, Wire
+from machpay.client.wire import Exchange, RawHeaders, Wire
+
+REMEMBERED_REQUESTS: Final = 512
+"""Agents call the same URLs over and over; reading one is a tenth of a paid call."""
 
 NEVER_SENT: Final = (
     httpx.ConnectError,
@@ -46,9 +49,16 @@ class Transport:
 
     def __init__(self, *, timeout_s: float, max_connections: int) -> None:
         limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-        self._http = httpx.AsyncClient(timeout=timeout_s, limits=limits, follow_redirects=False)
-        self._wire = Wire(timeout_s=timeout_s, max_connections=max_connections)
         self._is_proxied = any(name in ("http", "https", "all") for name in getproxies())
+        self._http = httpx.AsyncClient(
+            timeout=timeout_s,
+            limits=limits,
+            follow_redirects=False,
+            # A client that only builds requests need not read the system's certificates: that takes tens of ms.
+            transport=None if self._is_proxied else httpx.AsyncBaseTransport(),
+        )
+        self._plain = lru_cache(maxsize=REMEMBERED_REQUESTS)(self._http.build_request)
+        self._wire = Wire(timeout_s=timeout_s, max_connections=max_connections)
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -62,6 +72,8 @@ class Transport:
 
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
         """A request with everything httpx adds to it; its target and body are final."""
+        if all(part is None for part in parts.values()):
+            return _again(self._plain(method, url))
         return self._http.build_request(method, _parsed(url), **parts)  # type: ignore[arg-type]
 
     async def send(
@@ -94,7 +106,7 @@ class Transport:
         if streams and answer.is_success:
             return answer
         try:
-            await answer.aread()
+            await _read(answer)
         except (httpx.TransportError, httpx.DecodingError) as error:
             timed_out = isinstance(error, httpx.TimeoutException)
             return Lost(describe(error), sent=True, timed_out=timed_out, headers=answer.headers)
@@ -126,9 +138,29 @@ class Transport:
         return answer
 
 
-@lru_cache(maxsize=512)
+def _again(request: httpx.Request) -> httpx.Request:
+    """A request like one that was built before, with headers of its own."""
+    again = httpx.Request.__new__(httpx.Request)
+    # httpx has no way to copy one; a request's state is its instance dictionary.
+    again.__dict__.update(request.__dict__)
+    again.headers = httpx.Headers(request.headers)
+    again.extensions = dict(request.extensions)
+    return again
+
+
+async def _read(answer: httpx.Response) -> None:
+    """Read an answer to its end."""
+    if not isinstance(answer.stream, Exchange) or "content-encoding" in answer.headers:
+        await answer.aread()
+        return
+    # What `aread` comes to without its four iterators around a body that is usually here already.
+    body = answer._content = await answer.stream.read()
+    answer._num_bytes_downloaded = len(body)
+    answer.is_closed = answer.is_stream_consumed = True
+
+
+@lru_cache(maxsize=REMEMBERED_REQUESTS)
 def _parsed(url: str) -> httpx.URL:
-    # A tenth of a paid call, and agents call the same URLs over and over.
     return httpx.URL(url)
 
 

@@ -195,8 +195,7 @@ class Exchange(httpx.AsyncByteStream):
 
 
 def _request_head(method: str, url: httpx.URL, headers: RawHeaders, *, chunked: bool) -> bytes:
-    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), url.raw_path)]
-    lines += [b"%b: %b" % header for header in headers]
+    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), url.raw_path), *map(b": ".join, headers)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked")
     head = b"\r\n".join(lines) + b"\r\n\r\n"

@@ -6,8 +6,8 @@ are those of the stock x402 packages.
 
 import re
 from collections.abc import Mapping
+from secrets import token_hex
 from typing import Any, Final
-from uuid import uuid4
 
 from machpay.protocol.errors import MalformedError
 
@@ -31,7 +31,7 @@ DECLARATION: Final[Mapping[str, Any]] = {
 
 def new_identifier() -> str:
     """A fresh id: 36 characters, unguessable."""
-    return f"pay_{uuid4().hex}"
+    return f"pay_{token_hex(16)}"
 
 
 def is_declared(extensions: Mapping[str, Any]) -> bool:

@@ -68,30 +68,30 @@ class PaymentIntent(msgspec.Struct, frozen=True, dict=True):
         if len(self.request_hash) != 32:
             raise MalformedError("request_hash must have 32 bytes")
 
-    def _terms(self) -> bytes:
-        return _TERMS.pack(self.nonce.bytes, self.amount, self.deadline) + self.request_hash
-
     @property
     def context(self) -> bytes:
-        context: bytes | None = self.__dict__.get("context")
-        if context is None:
-            context = hashlib.sha256(_CONTEXT_TAG + self._terms()).digest()[:CONTEXT_LENGTH]
-            self.__dict__["context"] = context
-        return context
+        return self._hashed()[0]
 
     @property
     def message(self) -> bytes:
         """The 60 bytes that are signed."""
-        return voucher_message(self.channel, self.cumulative, self.context)
+        return self._hashed()[1]
 
     @property
     def digest(self) -> bytes:
         """The payment's id, 32 bytes."""
-        digest: bytes | None = self.__dict__.get("digest")
-        if digest is None:
-            digest = hashlib.sha256(_DIGEST_TAG + self.message + self._terms()).digest()
-            self.__dict__["digest"] = digest
-        return digest
+        return self._hashed()[2]
+
+    def _hashed(self) -> tuple[bytes, bytes, bytes]:
+        """Context, message and digest."""
+        hashed: tuple[bytes, bytes, bytes] | None = self.__dict__.get("hashed")
+        if hashed is None:
+            terms = _TERMS.pack(self.nonce.bytes, self.amount, self.deadline) + self.request_hash
+            context = hashlib.sha256(_CONTEXT_TAG + terms).digest()[:CONTEXT_LENGTH]
+            message = voucher_message(self.channel, self.cumulative, context)
+            digest = hashlib.sha256(_DIGEST_TAG + message + terms).digest()
+            hashed = self.__dict__["hashed"] = (context, message, digest)
+        return hashed
 
     def sign(self, key: SigningKey) -> bytes:
         return key.sign(self.message)

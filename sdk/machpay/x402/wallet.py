@@ -131,7 +131,7 @@ class Wallet:
 
             channel = self._book.channel(offer.gateway)
             order = authorise(channel, offer, offer.request_hash, now, grant)
-            order = replace(order, growth=order.growth + spent)
+            order = msgspec.structs.replace(order, growth=order.growth + spent)
             self._orders[order.digest] = order
             if len(self._orders) > MAX_OPEN:
                 self._orders.popitem(last=False)
