@@ -67,6 +67,8 @@ def _schedule() -> dict[str, dict[str, object]]:
         "mark-stale-gateways": every(30.0, "payments.mark_stale_gateways"),
         "free-lapsed-leases": every(10.0, "payments.free_lapsed_leases"),
         "forget-changes": every(3600.0, "payments.forget_changes"),
+        "forget-leases": every(600.0, "payments.forget_leases"),
+        "forget-days": every(86_400.0, "payments.forget_days"),
         "publish-stats": every(1.0, "console.publish_stats"),
         "expire-holds": every(10.0, "ledger.expire_holds"),
         "ensure-partitions": every(3600.0, "core.ensure_partitions"),

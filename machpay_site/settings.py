@@ -138,6 +138,8 @@ LEASE_GRACE_S = env.number("LEASE_GRACE_S", default=30.0)
 LEASE_INTENTS = env.integer("LEASE_INTENTS", default=10_000, minimum=1)
 LEASE_SHARE_PERCENT = env.integer("LEASE_SHARE_PERCENT", default=25, minimum=1)
 SETTLE_TARGET_S = env.number("SETTLE_TARGET_S", default=300.0)  # what urgent settlements may take at most
+LEASES_KEPT_DAYS = env.integer("LEASES_KEPT_DAYS", default=30, minimum=1)
+AGENT_DAYS_KEPT = env.integer("AGENT_DAYS_KEPT", default=366, minimum=1)
 
 # --- Payouts ----------------------------------------------------------------------------------------------------------
 PAYOUT_COOLING_OFF_S = env.number("PAYOUT_COOLING_OFF_S", default=60.0 if DEMO else 86_400.0)

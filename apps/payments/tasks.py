@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from apps.payments.services import changes, gateways, leases
+from apps.payments.services import changes, gateways, leases, retention
 
 
 @shared_task(name="payments.mark_stale_gateways")
@@ -21,3 +21,15 @@ def free_lapsed_leases() -> int:
 def forget_changes() -> int:
     """Delete entries of the change stream that nobody needs any more."""
     return changes.forget_old()
+
+
+@shared_task(name="payments.forget_leases")
+def forget_leases() -> int:
+    """Delete ended leases that no unpaid charge refers to."""
+    return retention.forget_leases()
+
+
+@shared_task(name="payments.forget_days")
+def forget_days() -> int:
+    """Delete old day totals."""
+    return retention.forget_days()

@@ -66,6 +66,7 @@ class Lease(models.Model):
         indexes = (
             models.Index(fields=["frees_at"], name="payments_lease_to_free", condition=Q(state="LIVE")),
             models.Index(fields=["agent"], name="payments_lease_live", condition=Q(state="LIVE")),
+            models.Index(fields=["ended_at"], name="payments_lease_ended", condition=~Q(state="LIVE")),
         )
 
     def __str__(self) -> str:

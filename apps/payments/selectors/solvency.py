@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.db import connection
+from django.db.models import F
 
 from apps.payments.models import Channel, Lease
 
@@ -88,7 +89,9 @@ def with_leases(dues: Iterable[Due]) -> list[Due]:
     """The same, with how much of each was charged while a lease covered it."""
     wanted = {due.channel: due for due in dues}
     covered: dict[str, list[tuple[int, int]]] = {}
-    for lease in Lease.objects.filter(channel__in=wanted).order_by("from_atomic"):
+    # Leases of what is settled say nothing about what is due, however many there were.
+    leases = Lease.objects.filter(channel__in=wanted, up_to_atomic__gt=F("channel__settled_atomic"))
+    for lease in leases.order_by("from_atomic"):
         end = lease.up_to_atomic
         if lease.ended_total_atomic is not None:
             end = min(end, lease.ended_total_atomic)
