@@ -48,6 +48,7 @@ class Scripted:
     correct: Callable[[Arrived], dict[str, object]] | None = None
     sign: Callable[[Receipt], SignedReceipt] | None = None
     bare: Callable[[Arrived], web.Response | None] = field(default=lambda arrived: None)
+    extensions: dict[str, object] = field(default_factory=dict)
     server: Served | None = None
 
     async def start(self) -> None:
@@ -140,7 +141,7 @@ class Scripted:
         requirements = offer.to_requirements()
         requirements.extra.update(extra)
         value = x402.PaymentRequired(
-            x402.VERSION, code, x402.Resource(url="http://scripted/"), [requirements]
+            x402.VERSION, code, x402.Resource(url="http://scripted/"), [requirements], self.extensions
         )
         return web.Response(
             status=402,

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from machpay.client.errors import GatewayUnreachableError, ResponseLostError, UnresolvedPaymentError
+from machpay.protocol.identifiers import DECLARATION, EXTENSION
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
 from tests.sdk.model import GATEWAY
@@ -219,7 +220,7 @@ class BusyGateway(Scripted):
 
 @pytest.fixture
 async def scripted_behind_a_proxy():
-    server = Unreachable(network=network())
+    server = Unreachable(network=network(), extensions={EXTENSION: DECLARATION})
     server.bare = lambda arrived: web.Response(status=504)
     await server.start()
     yield server

@@ -195,7 +195,9 @@ class Exchange:
         answered, receipt = await self._ask_outcome(sent)
         if receipt is None and not answered and answer.status_code == GONE_STATUS:
             raise self._without_answer(sent, "an earlier payment of this call is still being served", None)
-        if receipt is None and not answered and answer.status_code in BETWEEN_US:
+        # A stock server knows no look-up and takes nothing for a failure. A gateway's word is needed, and every
+        # gateway knows identifiers.
+        if receipt is None and not answered and sent.order.is_named and answer.status_code in BETWEEN_US:
             raise self._without_answer(sent, f"HTTP {answer.status_code}, and it cannot be looked up", None)
         if receipt is None:
             if answered:
