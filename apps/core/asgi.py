@@ -33,6 +33,28 @@ class Busy(DomainError):
     status = 503
 
 
+class InFlight:
+    """How many requests of one kind are under way, at most `limit`: the bound on them is the bound on their memory, so
+    one is counted before its body is read. `busy` is what the next one is told."""
+
+    def __init__(self, limit: int, busy: str) -> None:
+        self.count = 0
+        self._limit = limit
+        self._busy = busy
+
+    @property
+    def is_full(self) -> bool:
+        return self.count >= self._limit
+
+    def __enter__(self) -> None:
+        if self.is_full:
+            raise Busy(f"{self._busy}; send this one again", retry_after_s=1)
+        self.count += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.count -= 1
+
+
 class BodyTooLarge(DomainError):
     code = "body_too_large"
     status = 413

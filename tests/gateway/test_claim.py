@@ -263,6 +263,11 @@ def test_a_fee_payer_without_sol_is_told_what_it_needs_and_another_may_pay(
     refused = shop.run()
     assert refused.returncode == 3
     assert f"fee payer {shop.key.pubkey} has 0 lamports and needs" in refused.stderr
+    told = json.loads(shop.run("--json").stderr.splitlines()[-1])
+    assert (told["error"], told["detail"]) == (
+        "TooLittleSol",
+        refused.stderr.strip().removeprefix("machpay-gateway: "),
+    )
     assert shop.on_chain(agent) == (0, 0)
     result = shop.claim("--fee-payer", str(local_chain.keys.path("admin")))
     assert result["fee_payer"] == local_chain.keys.get("admin").pubkey

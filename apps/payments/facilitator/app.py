@@ -60,7 +60,7 @@ class Facilitator:
         self._keys = keys
         self._directory = directory
         self._threads = threads
-        self._in_flight = 0
+        self._in_flight = asgi.InFlight(REQUESTS_IN_FLIGHT_MAX, "too many payments are being looked at")
         self._supported = msgspec.json.encode(_supported(network))
 
     async def __call__(self, path: str, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -87,13 +87,8 @@ class Facilitator:
     # ---- payments
 
     async def _bounded(self, handle: Callable[[bytes], Any], scope: asgi.Scope, receive: asgi.Receive) -> Any:
-        if self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
-            raise asgi.Busy("too many payments are being looked at; send this one again", retry_after_s=1)
-        self._in_flight += 1
-        try:
+        with self._in_flight:
             return await handle(await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX))
-        finally:
-            self._in_flight -= 1
 
     async def _verify(self, body: bytes) -> VerifyAnswer:
         judged = await self._judged(body, settling=False)

@@ -90,7 +90,7 @@ class Relayer:
         )
         self._aggregations = AggregationEndpoints(network=network, threads=threads)
         self._complaints = ComplaintEndpoint(network=network, directory=directory, threads=threads)
-        self._in_flight = 0
+        self._in_flight = asgi.InFlight(BATCHES_IN_FLIGHT_MAX, "too many batches are being stored")
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Answer one HTTP request. Every path also exists below `/v1`."""
@@ -144,18 +144,10 @@ class Relayer:
         await handler(scope, receive, send)
 
     async def _settlements(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
-        # Counted before the body is read: the bound on batches is also the bound on their memory.
-        if self._in_flight >= BATCHES_IN_FLIGHT_MAX:
-            raise asgi.Busy("too many batches are being stored; send this one again", retry_after_s=1)
-        self._in_flight += 1
-        metrics.IN_FLIGHT.inc()
-        try:
+        with self._in_flight, metrics.IN_FLIGHT.track_inprogress():
             body = await asgi.read_body(scope, receive, limit=BATCH_BYTES_MAX)
             with metrics.BATCH_SECONDS.time():
                 results = await self._store(scope, body)
-        finally:
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.dec()
         counts = {status: sum(result.status == status for result in results) for status in _STATUSES}
         for status, count in counts.items():
             metrics.ITEMS.labels(status).inc(count)
@@ -319,8 +311,8 @@ class Relayer:
             "database": {"status": "ok" if database else "down"},
             "redis": {"status": "ok" if cache else "down"},
             "intake": {
-                "status": "ok" if self._in_flight < BATCHES_IN_FLIGHT_MAX else "degraded",
-                "batches_in_flight": self._in_flight,
+                "status": "degraded" if self._in_flight.is_full else "ok",
+                "batches_in_flight": self._in_flight.count,
             },
         }
         # Without either of the first two no request can be answered.

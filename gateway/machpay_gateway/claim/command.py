@@ -22,15 +22,16 @@ from machpay_gateway.commands.base import (
     REFUSED,
     Commands,
     add_command,
+    agents_argument,
     complain,
+    count_argument,
     load_key,
-    pubkey_argument,
+    log_arguments,
     say,
-    worker_argument,
+    settings_of,
 )
 from machpay_gateway.errors import ConfigError
-from machpay_gateway.settings import Settings, load_settings
-from machpay_gateway.siblings.family import worker_settings
+from machpay_gateway.settings import Settings
 
 _ABOUT: Final = """\
 Be paid for what agents signed without the relayer. Reads the gateway's log,
@@ -54,14 +55,8 @@ def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
         help="be paid without the relayer: claim on-chain what agents signed",
         about=_ABOUT,
     )
-    worker_argument(command)
-    command.add_argument(
-        "--agent",
-        action="append",
-        type=pubkey_argument,
-        metavar="PUBKEY",
-        help="only this agent; can be repeated",
-    )
+    log_arguments(command)
+    agents_argument(command)
     command.add_argument(
         "--minimum",
         type=_positive,
@@ -86,7 +81,7 @@ def add_claim_command(commands: "Commands[argparse.ArgumentParser]") -> None:
 
 def run_claim_command(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
-    settings = worker_settings(load_settings(options.config), options.worker)
+    settings = settings_of(options)
     proofs = _chosen(read_log(settings), options.agent)
     if not any(proof.voucher for proof in proofs) and not options.agent:
         say(options, {"channels": []}, "no vouchers in the log: there is nothing to claim")
@@ -94,10 +89,10 @@ def run_claim_command(options: argparse.Namespace) -> int:
     try:
         return asyncio.run(_claim(settings, options, proofs))
     except KeyboardInterrupt:
-        complain(options, "interrupted; what was sent may land, run it again to see")
+        complain(options, "interrupted; what was sent may land, run it again to see", "Interrupted")
         return AGAIN
     except ChainError as error:
-        complain(options, f"the chain could not be asked: {error}")
+        complain(options, f"the chain could not be asked: {error}", type(error).__name__)
         return AGAIN
 
 
@@ -128,7 +123,7 @@ async def _claim(settings: Settings, options: argparse.Namespace, proofs: Sequen
     }
     say(options, result, _table(outcomes, acted=not (options.dry_run or poor)))
     if poor:
-        complain(options, poor)
+        complain(options, poor, "TooLittleSol")
     if any(outcome.unknown for outcome in outcomes):
         return AGAIN
     return REFUSED if poor or any(outcome.failure for outcome in outcomes) else OK
@@ -184,7 +179,7 @@ async def _too_poor(chain: ChainClient, parties: Parties, needed: int) -> str | 
     )
 
 
-def _chosen(known: dict[Pubkey, Proof], agents: Sequence[Pubkey] | None) -> list[Proof]:
+def _chosen(known: dict[Pubkey, Proof], agents: Sequence[Pubkey]) -> list[Proof]:
     """Those that were named, else all, the largest voucher first. A named one needs no voucher to be executed."""
     if agents:
         return [known.get(agent, Proof(agent, None, 0)) for agent in dict.fromkeys(agents)]
@@ -272,7 +267,7 @@ def _progress(what: str, total: int) -> Callable[[int], None]:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = count_argument(text)
     if number < 1:
         raise argparse.ArgumentTypeError("the minimum is at least 1 atomic unit")
     return number

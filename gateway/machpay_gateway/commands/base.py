@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from solders.pubkey import Pubkey
 
@@ -17,6 +17,8 @@ from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
 from machpay_gateway.errors import ConfigError
+from machpay_gateway.settings import Settings, load_settings
+from machpay_gateway.siblings.family import worker_settings
 
 OK, AGAIN, MISUSED, REFUSED, UNFINISHED = range(5)
 INTERRUPTED: Final = 130
@@ -74,8 +76,12 @@ def say(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
     print(json.dumps(result) if options.as_json else text)
 
 
+@overload
+def complain(options: argparse.Namespace, error: BaseException) -> None: ...
+@overload
+def complain(options: argparse.Namespace, error: str, kind: str) -> None: ...
 def complain(options: argparse.Namespace, error: object, kind: str = "") -> None:
-    """Print why something did not work."""
+    """Print why something did not work. A text needs the `kind` of error that it tells."""
     if getattr(options, "as_json", False):
         print(json.dumps({"error": kind or type(error).__name__, "detail": str(error)}), file=sys.stderr)
     else:
@@ -117,8 +123,8 @@ def workers_argument(command: argparse.ArgumentParser) -> None:
     )
 
 
-def worker_argument(command: argparse.ArgumentParser) -> None:
-    """`--worker`."""
+def log_arguments(command: argparse.ArgumentParser) -> None:
+    """What commands that read a log share: `--worker`, for `settings_of`."""
     command.add_argument(
         "--worker",
         type=count_argument,
@@ -126,6 +132,23 @@ def worker_argument(command: argparse.ArgumentParser) -> None:
         metavar="I",
         help="the identity and the log of this one of several gateway processes; default %(default)s",
     )
+
+
+def agents_argument(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--agent`, a list."""
+    command.add_argument(
+        "--agent",
+        action="append",
+        default=[],
+        type=pubkey_argument,
+        metavar="PUBKEY",
+        help="only this agent; can be repeated",
+    )
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The configuration of the identity whose log `log_arguments` chose. Raises `ConfigError`."""
+    return worker_settings(load_settings(options.config), options.worker)
 
 
 def _workers(text: str) -> int:

@@ -93,7 +93,7 @@ def run_register(options: argparse.Namespace) -> int:
     try:
         return asyncio.run(_register(settings, options))
     except (ConfirmationTimeout, RpcUnavailable) as error:
-        complain(options, f"{error}; what was sent may have landed: run it again")
+        complain(options, f"{error}; what was sent may have landed: run it again", type(error).__name__)
         return AGAIN
     except ChainError as error:
         complain(options, error)
@@ -121,14 +121,22 @@ async def _register(settings: Settings, options: argparse.Namespace) -> int:
         lines.append(f"the relayer at {settings.relayer_url} knows the gateway")
         say(options, result, "\n".join(lines))
         return OK
-    finish = f"machpay-gateway register --config {shlex.quote(options.config)} --relayer-only"
+    finish = finishing(options)
     result |= {"reasons": waiting, "finish": finish}
     say(options, result, "\n".join(lines))
     for gateway, reason in waiting.items():
-        complain(options, f"{gateway} is registered on-chain, but not yet at the relayer: {reason}")
+        complain(
+            options, f"{gateway} is registered on-chain, but not yet at the relayer: {reason}", "Unfinished"
+        )
     if not options.as_json:
-        complain(options, f"to finish, run:\n  {finish}")
+        complain(options, f"to finish, run:\n  {finish}", "Unfinished")
     return UNFINISHED
+
+
+def finishing(options: argparse.Namespace) -> str:
+    """The command that tells the relayer of the same identities again."""
+    workers = "" if options.workers is None else f" --workers {options.workers}"
+    return f"machpay-gateway register --config {shlex.quote(options.config)} --relayer-only{workers}"
 
 
 async def _on_chain(

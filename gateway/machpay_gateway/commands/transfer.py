@@ -22,16 +22,16 @@ from machpay_gateway.commands.base import (
     REFUSED,
     Commands,
     add_command,
+    agents_argument,
     complain,
     count_argument,
-    pubkey_argument,
+    log_arguments,
     say,
-    worker_argument,
+    settings_of,
 )
 from machpay_gateway.errors import ConfigError, Refused, RelayerError
 from machpay_gateway.peers import Peers
-from machpay_gateway.settings import Settings, load_settings
-from machpay_gateway.siblings.family import worker_settings
+from machpay_gateway.settings import Settings
 from machpay_gateway.transfer.export import Choice, Summary, export
 from machpay_gateway.transfer.importing import Good, Report, hand_over, judged
 from machpay_gateway.transfer.reading import replay
@@ -83,7 +83,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
         about=_EXPORT_ABOUT,
         examples=_EXPORT_EXAMPLES,
     )
-    worker_argument(out)
+    log_arguments(out)
     out.add_argument("--output", metavar="FILE", default=_STDIO, help="where to; - is stdout, the default")
     out.add_argument("--force", action="store_true", help="replace the output file if it exists")
     out.add_argument(
@@ -93,14 +93,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
     choice.add_argument(
         "--undelivered", action="store_true", help="only those that the relayer does not have"
     )
-    choice.add_argument(
-        "--agent",
-        action="append",
-        default=[],
-        type=pubkey_argument,
-        metavar="PUBKEY",
-        help="only this agent; can be repeated",
-    )
+    agents_argument(choice)
     choice.add_argument("--status", choices=("charged", "void"), help="only payments with this outcome")
     choice.add_argument(
         "--since", type=_time, metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 24h, 7d"
@@ -117,7 +110,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
         about=_IMPORT_ABOUT,
         examples=_IMPORT_EXAMPLES,
     )
-    worker_argument(take)
+    log_arguments(take)
     source = take.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", metavar="FILE", help="one settlement item per line; - is stdin")
     source.add_argument("--from-data-dir", metavar="DIR", help="another data folder of this gateway")
@@ -135,7 +128,7 @@ def add_transfer_commands(commands: "Commands[argparse.ArgumentParser]") -> None
 
 def run_export(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds, `Refused`, `OSError`."""
-    settings = worker_settings(load_settings(options.config), options.worker)
+    settings = settings_of(options)
     if options.data_dir:
         settings = replace(settings, data_dir=Path(options.data_dir))
     choice = Choice(
@@ -208,7 +201,7 @@ def _time(text: str) -> int:
 
 def run_import(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds, `OSError`."""
-    settings = worker_settings(load_settings(options.config), options.worker)
+    settings = settings_of(options)
     if options.into_log and options.relayer_url:
         raise ConfigError("--into-log tells no relayer: leave --relayer-url out")
     report = Report()
@@ -292,7 +285,7 @@ def _to_relayer(
         lines.append(f"Successfully imported {report.imported} settlements")
     say(options, {**_result(options, report), "error": failure}, "\n".join(lines))
     if failure is not None:
-        complain(options, f"{failure}; what was imported stays, run it again for the rest")
+        complain(options, f"{failure}; what was imported stays, run it again for the rest", "RelayerError")
         return AGAIN
     return REFUSED if report.bad or report.rejected else OK
 
