@@ -23,7 +23,8 @@ from machpay_gateway.errors import RequestError
 from machpay_gateway.events import Events
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments, Ticket
-from machpay_gateway.request import Request, Send
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import Request
 from machpay_gateway.routes import Route
 from machpay_gateway.settings import Settings
 from machpay_gateway.solvency import Solvency
@@ -69,11 +70,11 @@ class Admission:
         url = self._challenges.url(request.scheme, request.host, request.raw_path, route)
         return Asked(route, url, binding, request_hash)
 
-    async def challenge(self, asked: Asked, send: Send) -> None:
+    async def challenge(self, asked: Asked, reply: Reply) -> None:
         """Answer a request that offers no payment."""
         self._metrics.requests.add(1, "unpaid", asked.route.label)
         body = self._challenges.plain(asked.route, asked.url, asked.binding, asked.request_hash)
-        await respond_payment_required(send, body, [(names.REQUIRED, header(body))])
+        await respond_payment_required(reply, body, [(names.REQUIRED, header(body))])
 
     def parse(self, payment_header: bytes) -> Attempt:
         """The payment in a PAYMENT-SIGNATURE header. Raises 400 if it does not parse."""
@@ -135,7 +136,7 @@ class Admission:
             and time.monotonic() - credit.read_at > RECHECK_S
         )
 
-    async def refuse(self, rejection: Reject, attempt: Attempt, asked: Asked, send: Send) -> None:
+    async def refuse(self, rejection: Reject, attempt: Attempt, asked: Asked, reply: Reply) -> None:
         """Answer a payment that was not admitted: the code, and what helps to make a better one."""
         route, code = asked.route, rejection.code
         self._metrics.requests.add(1, "refused", route.label)
@@ -169,5 +170,5 @@ class Admission:
             blocked["current_balance"] = str(credit.bond)
         self._events.emit(REQUEST_BLOCKED, payer, lambda: blocked)
         await respond_payment_required(
-            send, body, [(names.REQUIRED, header(body)), (names.RESPONSE, encode(response))]
+            reply, body, [(names.REQUIRED, header(body)), (names.RESPONSE, encode(response))]
         )

@@ -1,29 +1,28 @@
-"""The ASGI application: which part answers a request. No decisions about money here."""
+"""The application: which part answers a request. No decisions about money here."""
 
 import math
 
 from machpay_gateway.answers import respond_preflight, respond_problem
 from machpay_gateway.errors import RequestError
 from machpay_gateway.free import FreeExchanges
-from machpay_gateway.limits import Proxies, RateLimit
+from machpay_gateway.limits import RateLimit
 from machpay_gateway.logs import REQUEST_ID
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.own import OwnEndpoints
 from machpay_gateway.paid import PaidExchanges
-from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import ClientGone, Request
 from machpay_gateway.routes import LOOK_UP_PREFIX, OWN_PATHS, Priced, RouteTable
 from machpay_gateway.settings import LimitsSection
-from machpay_gateway.telemetry.traffic import Exchange, Traffic
+from machpay_gateway.telemetry.traffic import Traffic
 
 
 class GatewayApp:
-    """One gateway behind an ASGI server. `requests_total` counts what it answered, its own endpoints left out;
-    `traffic` is also told by the server what it receives."""
+    """One gateway. `requests_total` counts what it answered, its own endpoints left out."""
 
     def __init__(
         self,
         routes: RouteTable,
-        max_body_bytes: int,
         own: OwnEndpoints,
         free: FreeExchanges,
         paid: PaidExchanges,
@@ -32,33 +31,26 @@ class GatewayApp:
         limits: LimitsSection,
     ) -> None:
         self._routes = routes
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = limits.body_timeout_s
-        self._proxies = Proxies(limits.trusted_proxies)
         self._rate = RateLimit(limits.rate_per_s, limits.rate_burst, limits.max_addresses)
         self._own = own
         self._free = free
         self._paid = paid
         self._metrics = metrics
-        self.traffic = traffic
+        self._traffic = traffic
         self.requests_total = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise ValueError(f"this application serves HTTP, not {scope['type']}")
-        request = Request(scope, receive, self._max_body_bytes, self._body_timeout_s, self._proxies)
-        REQUEST_ID.set(request.request_id)
-        exchange = self.traffic.measure(send)
+    async def __call__(self, request: Request, reply: Reply) -> None:
+        REQUEST_ID.set(request.request_id.decode())
         self._metrics.in_flight += 1
         try:
-            await self._route(request, exchange)
+            await self._route(request, reply)
         except RequestError as error:
-            await respond_problem(exchange, error)
+            await respond_problem(reply, error)
         except ClientGone:
             pass
         finally:
             self._metrics.in_flight -= 1
-            exchange.end()
+            self._traffic.answered(reply)
 
     def _bound(self, request: Request) -> None:
         """Refuse what costs too much before anything is computed for it. Raises 429, 501."""
@@ -75,21 +67,21 @@ class GatewayApp:
                 ((b"connection", b"close"),),
             )
 
-    async def _route(self, request: Request, send: Exchange) -> None:
+    async def _route(self, request: Request, reply: Reply) -> None:
         path = request.path
         self._bound(request)
         if path in OWN_PATHS or path.startswith(LOOK_UP_PREFIX):
-            await self._own.answer(request, send)
+            await self._own.answer(request, reply)
             return
         self.requests_total += 1
         if request.method == "OPTIONS" and self._routes.is_listed(path):
             requested = request.header(b"access-control-request-headers")
-            await respond_preflight(send, self._routes.methods_at(path), requested)
+            await respond_preflight(reply, self._routes.methods_at(path), requested)
             return
         offer = self._routes.resolve(request.method, path, request.raw_path)
         if isinstance(offer, Priced):
-            send.route = offer.route.label
-            await self._paid.serve(offer.route, request, send)
+            reply.route = offer.route.label
+            await self._paid.serve(offer.route, request, reply)
         else:
-            send.route = offer.label
-            await self._free.serve(offer.label, request, send)
+            reply.route = offer.label
+            await self._free.serve(offer.label, request, reply)

@@ -10,7 +10,6 @@ stream costs is known at its end: its price stays reserved until then, and the l
 Every answer is kept for whoever offers the same payment again (`responses`), also when its client hung up.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -21,21 +20,16 @@ import msgspec
 from machpay.protocol.receipts import SignedReceipt
 from machpay_gateway import headers as names
 from machpay_gateway.admission import RETRY_AFTER, Asked
-from machpay_gateway.answers import (
-    ClientStalled,
-    outcome_header,
-    pending_header,
-    problem,
-    respond,
-    send_piece,
-)
+from machpay_gateway.answers import outcome_header, pending_header, problem
 from machpay_gateway.decide import is_charged
 from machpay_gateway.errors import LogUnavailable, RequestError, UpstreamError
 from machpay_gateway.headers import Headers
 from machpay_gateway.metering import Metering
 from machpay_gateway.metrics import Metrics
+from machpay_gateway.patience import Patience
 from machpay_gateway.payments import Payments, Ticket
-from machpay_gateway.request import ClientGone, Request, Send
+from machpay_gateway.reply import ClientStalled, Reply
+from machpay_gateway.request import ClientGone, Request
 from machpay_gateway.responses import Responses
 from machpay_gateway.routes import Route
 from machpay_gateway.settings import Settings
@@ -76,6 +70,7 @@ class Exchanges:
         metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._answer_patience = Patience(settings.upstream.answer_timeout_s)
         self._network = settings.network.caip2
         self._payments = payments
         self._responses = responses
@@ -83,24 +78,24 @@ class Exchanges:
         self._metering = metering
         self._metrics = metrics
 
-    async def serve(self, ticket: Ticket, asked: Asked, request: Request, send: Send) -> None:
+    async def serve(self, ticket: Ticket, asked: Asked, request: Request, reply: Reply) -> None:
         """Forward, charge and answer. Whoever waits for this payment is woken at the end."""
         try:
-            await self._serve(ticket, asked, request, send)
+            await self._serve(ticket, asked, request, reply)
         finally:
             self._responses.ended(self._payments.book.digest(ticket.payment))
 
-    async def _serve(self, ticket: Ticket, asked: Asked, request: Request, send: Send) -> None:
+    async def _serve(self, ticket: Ticket, asked: Asked, request: Request, reply: Reply) -> None:
         try:
-            async with asyncio.timeout(self._settings.upstream.answer_timeout_s):
+            with self._answer_patience.limit():
                 fetched = await self._fetch(ticket, asked.route, request)
         except UpstreamError as error:
-            await self._fail(ticket, RequestError(error.status, error.code, error.detail), asked, send)
+            await self._fail(ticket, RequestError(error.status, error.code, error.detail), asked, reply)
         except TimeoutError:
             late = RequestError(504, "upstream_timeout", "the upstream did not answer in time")
-            await self._fail(ticket, late, asked, send)
+            await self._fail(ticket, late, asked, reply)
         except RequestError as error:
-            await self._fail(ticket, error, asked, send)
+            await self._fail(ticket, error, asked, reply)
         except ClientGone:
             self._void(ticket, CLIENT_GONE_STATUS)
             self._payments.sent(ticket)
@@ -110,7 +105,7 @@ class Exchanges:
             raise
         else:
             try:
-                await self._answer(ticket, asked, fetched, request, send)
+                await self._answer(ticket, asked, fetched, request, reply)
             finally:
                 fetched.answer.close()
 
@@ -133,7 +128,7 @@ class Exchanges:
             raise
 
     async def _answer(
-        self, ticket: Ticket, asked: Asked, fetched: Fetched, request: Request, send: Send
+        self, ticket: Ticket, asked: Asked, fetched: Fetched, request: Request, reply: Reply
     ) -> None:
         route, answer, payments = asked.route, fetched.answer, self._payments
         status, digest = answer.status, payments.book.digest(ticket.payment)
@@ -153,15 +148,16 @@ class Exchanges:
                 # The accepted payment at least: after a crash its nonce must be known.
                 await payments.durable()
         except LogUnavailable:
-            await self._fail(ticket, _unavailable(), asked, send)
+            await self._fail(ticket, _unavailable(), asked, reply)
             return
         self._metrics.requests.add(1, "paid" if charged_status else "void", route.label)
         lines = names.to_client(answer.headers, paid=True)
         lines.append((names.RESPONSE, self._header(ticket, receipt)))
-        if fetched.whole and not answer.has_no_body and answer.length is None:
-            lines.append((b"content-length", str(len(fetched.body)).encode()))
         try:
-            await send({"type": "http.response.start", "status": status, "headers": lines})
+            if fetched.rest is None:
+                await reply.whole(status, lines, fetched.body)
+            else:
+                await reply.start(status, lines)
         except Exception:
             self._void(ticket, 502)
             raise
@@ -169,11 +165,10 @@ class Exchanges:
             payments.sent(ticket)
         if fetched.rest is not None:
             pieces = Pieces(fetched.body, fetched.rest, self._responses.max_bytes)
-            await self._stream(ticket, asked, lines, fetched.answer, pieces, request, send)
+            await self._stream(ticket, asked, lines, fetched.answer, pieces, request, reply)
             return
         self._keep(ticket, asked, status, lines, fetched.body)
         self._metrics.charged_atomic.add(ticket.payment.charged)
-        await send({"type": "http.response.body", "body": fetched.body})
 
     async def _stream(
         self,
@@ -183,18 +178,18 @@ class Exchanges:
         answer: UpstreamAnswer,
         pieces: "Pieces",
         request: Request,
-        send: Send,
+        reply: Reply,
     ) -> None:
         """Pass a long answer on, then make its charge final."""
         held = ticket.payment
         open_charge = held.outcome is None or not held.outcome.final
         try:
-            is_whole = await self._pass_on(pieces, request, send)
+            is_whole = await self._pass_on(pieces, request, reply)
             if open_charge:
                 lines = await self._finish(ticket, asked, answer, lines, is_whole=is_whole)
             if is_whole:
                 self._keep(ticket, asked, answer.status, lines, bytes(pieces.copy))
-                await send({"type": "http.response.body", "body": b""})
+                await reply.end()
             else:
                 request.abort()
         except UpstreamError as error:
@@ -231,32 +226,28 @@ class Exchanges:
         self._metrics.charged_atomic.add(ticket.payment.charged)
         return lines
 
-    async def _pass_on(self, pieces: "Pieces", request: Request, send: Send) -> bool:
+    async def _pass_on(self, pieces: "Pieces", request: Request, reply: Reply) -> bool:
         """Pass the answer on; False if it was left before its end because the client hung up or stopped reading."""
-        gone = asyncio.ensure_future(request.gone()) if request.is_whole else None
         gone_at: float | None = None
         try:
             async for piece in pieces:
-                if gone_at is None and gone is not None and gone.done():
+                if gone_at is None and request.is_gone:
                     gone_at = time.monotonic()
                 if gone_at is not None and time.monotonic() - gone_at > DRAIN_S:
                     return False
-                await send_piece(send, piece, self._settings.limits.write_timeout_s)
+                await reply.piece(piece, self._settings.limits.write_timeout_s)
             return True
         except ClientStalled:
             return False
-        finally:
-            if gone is not None:
-                gone.cancel()
 
-    async def _fail(self, ticket: Ticket, error: RequestError, asked: Asked, send: Send) -> None:
+    async def _fail(self, ticket: Ticket, error: RequestError, asked: Asked, reply: Reply) -> None:
         """Answer an accepted payment with a problem, for nothing."""
         self._metrics.requests.add(1, "failed", asked.route.label)
         receipt = self._void(ticket, error.status)
         status, lines, body = problem(error, [(names.RESPONSE, self._header(ticket, receipt))])
         self._keep(ticket, asked, status, lines, body)
         try:
-            await respond(send, status, body, lines)
+            await reply.whole(status, lines, body)
         finally:
             self._payments.sent(ticket)
 

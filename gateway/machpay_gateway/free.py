@@ -1,18 +1,16 @@
 """Requests that cost nothing: carried to the upstream and back, not recorded, ended when the client hangs up."""
 
-import asyncio
 import logging
-from typing import Final
 
-from machpay_gateway.answers import ClientStalled, send_piece
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import to_client
 from machpay_gateway.metrics import Metrics
-from machpay_gateway.request import Request, Send
+from machpay_gateway.patience import Patience
+from machpay_gateway.reply import ClientStalled, Reply
+from machpay_gateway.request import Request
 from machpay_gateway.upstream import Upstream, UpstreamAnswer
 
 logger = logging.getLogger(__name__)
-_NO_MORE: Final = {"type": "http.response.body", "body": b""}
 
 
 class FreeExchanges:
@@ -24,14 +22,14 @@ class FreeExchanges:
         self._upstream = upstream
         self._write_timeout_s = write_timeout_s
         self._metrics = metrics
-        self._answer_timeout_s = answer_timeout_s
+        self._answer_patience = Patience(answer_timeout_s)
 
-    async def serve(self, label: str, request: Request, send: Send) -> None:
+    async def serve(self, label: str, request: Request, reply: Reply) -> None:
         """Answer one request. Raises `RequestError` if the upstream fails before its answer starts, `ClientGone`."""
         self._metrics.requests.add(1, "free", label)
         await request.read_head()
         try:
-            async with asyncio.timeout(self._answer_timeout_s):
+            with self._answer_patience.limit():
                 answer = await self._upstream.open(request)
         except UpstreamError as error:
             raise RequestError(error.status, error.code, error.detail) from error
@@ -40,25 +38,24 @@ class FreeExchanges:
         try:
             if answer.status == 402:
                 raise RequestError(502, "upstream_payment_required", "the upstream wants to be paid itself")
-            await self._pass_on(answer, request, send)
+            await self._pass_on(answer, request, reply)
         finally:
             answer.close()
 
-    async def _pass_on(self, answer: UpstreamAnswer, request: Request, send: Send) -> None:
+    async def _pass_on(self, answer: UpstreamAnswer, request: Request, reply: Reply) -> None:
         headers = to_client(answer.headers, paid=False)
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        gone = asyncio.ensure_future(request.gone()) if request.is_whole else None
+        if answer.is_complete:
+            await reply.whole(answer.status, headers, await answer.read())
+            return
+        await reply.start(answer.status, headers)
         try:
             async for chunk in answer.chunks():
-                if gone is not None and gone.done():
+                if request.is_gone:
                     return
-                await send_piece(send, chunk, self._write_timeout_s)
-            await send(_NO_MORE)
+                await reply.piece(chunk, self._write_timeout_s)
+            await reply.end()
         except ClientStalled:
             request.abort()
         except UpstreamError as error:
             # The connection is dropped without its end mark, so the client sees that the answer is not whole.
             logger.info("%s: the upstream broke off its answer: %s", request.path, error)
-        finally:
-            if gone is not None:
-                gone.cancel()

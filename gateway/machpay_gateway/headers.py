@@ -1,4 +1,5 @@
-"""Which headers travel through the gateway, in both directions. Pure functions over lists of (name, value) bytes."""
+"""Which headers travel through the gateway, in both directions. Pure functions over lists of (name, value) bytes,
+names in lower case."""
 
 from typing import Final
 
@@ -51,6 +52,7 @@ _REPLACED: Final = frozenset(
         b"x-rewrite-url",
     }
 )
+_NONE: Final[frozenset[bytes]] = frozenset()
 _NOT_TO_UPSTREAM: Final = HOP_BY_HOP | _PAYMENT | _REPLACED
 # The server in front adds its own Date.
 _NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT | {b"date"}
@@ -91,21 +93,20 @@ def to_client(received: Headers, *, paid: bool) -> Headers:
     """The answer's headers for the client. A paid answer is `private`, and its payment headers are readable for
     scripts of other origins; what the upstream says of payments is never passed on."""
     listed = _listed_in_connection(received)
-    passed = [
-        (name, value)
-        for name, value in ((name.lower(), value) for name, value in received)
-        if name not in _NOT_TO_CLIENT and name not in listed
-    ]
+    passed = [line for line in received if line[0] not in _NOT_TO_CLIENT and line[0] not in listed]
     if not paid:
         return passed
-    names = {name for name, _ in passed}
-    if b"access-control-allow-origin" not in names:
+    named = dict(passed)
+    if b"access-control-allow-origin" not in named:
         passed.append((b"access-control-allow-origin", b"*"))
     passed.append((b"access-control-expose-headers", EXPOSED))
-    kept = [(name, value) for name, value in passed if name != b"cache-control" or _is_private(value)]
-    if len(kept) < len(passed) or b"cache-control" not in names:
-        kept.append((b"cache-control", b"private"))
-    return kept
+    if b"cache-control" in named:
+        kept = [line for line in passed if line[0] != b"cache-control" or _is_private(line[1])]
+        if len(kept) == len(passed):
+            return kept
+        passed = kept
+    passed.append((b"cache-control", b"private"))
+    return passed
 
 
 def _is_private(cache_control: bytes) -> bool:
@@ -115,12 +116,15 @@ def _is_private(cache_control: bytes) -> bool:
 
 def _listed_in_connection(headers: Headers) -> frozenset[bytes]:
     """Header names that `Connection` declares to be for this hop only."""
-    for name, value in headers:
-        if name.lower() == b"connection" and value.lower() not in (b"close", b"keep-alive"):
-            return frozenset(
-                token.strip().lower()
-                for key, tokens in headers
-                if key.lower() == b"connection"
-                for token in tokens.split(b",")
-            )
-    return frozenset()
+    connection = dict(headers).get(b"connection")
+    if connection is None or (
+        connection.lower() in (b"close", b"keep-alive")
+        and sum(name == b"connection" for name, _ in headers) == 1
+    ):
+        return _NONE
+    return frozenset(
+        token.strip().lower()
+        for name, tokens in headers
+        if name == b"connection"
+        for token in tokens.split(b",")
+    )

@@ -11,6 +11,8 @@ from typing import Any, Final, cast
 
 import httptools
 
+from machpay_gateway.due import Due
+
 Headers = list[tuple[bytes, bytes]]
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -39,14 +41,14 @@ class Connection(asyncio.Protocol):
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._active_at = 0.0
+        self._due = Due(loop, self._late)
         self.served = 0
         self.idle_since = 0.0
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._begin(b"GET")
 
     def _begin(self, method: bytes) -> None:
-        self._parser: Any = httptools.HttpResponseParser(self)
+        # The parser stays: a connection is used again only if it stands between two answers.
         self._is_head = method == b"HEAD"
         self._pieces: deque[bytes] = deque()
         self._buffered = 0
@@ -80,7 +82,9 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._active_at = self._loop.time()
+            if self._waiter is not None:
+                # An upload that makes progress is not a server that does not answer.
+                self._due.within(self._read_timeout_s)
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -135,13 +139,12 @@ class Connection(asyncio.Protocol):
     async def _wait(self) -> None:
         self._raise_error()
         waiter = self._waiter = self._loop.create_future()
-        self._active_at = self._loop.time()
-        self._timer = self._loop.call_later(self._read_timeout_s, self._late)
+        self._due.within(self._read_timeout_s)
         try:
             await waiter
         finally:
             self._waiter = None
-            self._timer.cancel()
+            self._due.never()
         # What had arrived before the connection broke still counts.
         if not (self._pieces or self.is_complete):
             self._raise_error()
@@ -151,12 +154,7 @@ class Connection(asyncio.Protocol):
             raise self._error
 
     def _late(self) -> None:
-        # An upload that makes progress is not a server that does not answer.
-        left = self._active_at + self._read_timeout_s - self._loop.time()
-        if left > 0.001:
-            self._timer = self._loop.call_later(left, self._late)
-        else:
-            self.abort(TimeoutError())
+        self.abort(TimeoutError())
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -197,6 +195,7 @@ class Connection(asyncio.Protocol):
             self._error = Broken(reason, is_fresh=self.served == 0 or self._received > 0)
         self._transport = None
         self._parser = None
+        self._due.close()
         self.resume_writing()
         self._wake()
 
@@ -219,7 +218,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_surplus:
             return
-        (self.trailers if self._has_head else self.headers).append((name, value))
+        (self.trailers if self._has_head else self.headers).append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._is_surplus:
@@ -229,10 +228,9 @@ class Connection(asyncio.Protocol):
             return
         is_chunked = False
         for name, value in self.headers:
-            lowered = name.lower()
-            if lowered == b"content-length":
+            if name == b"content-length":
                 self.length = int(value)
-            elif lowered == b"transfer-encoding":
+            elif name == b"transfer-encoding":
                 is_chunked = True
         self._reusable = self._parser.should_keep_alive()
         self._has_head = True

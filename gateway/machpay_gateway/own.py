@@ -9,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from machpay.protocol.x402 import SCHEME
 from machpay_gateway import __version__
-from machpay_gateway.answers import respond, respond_json
+from machpay_gateway.answers import respond_json
 from machpay_gateway.errors import RequestError
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments
-from machpay_gateway.request import Request, Send
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import Request
 from machpay_gateway.routes import LOOK_UP_PREFIX
 from machpay_gateway.settings import Settings
 
@@ -70,7 +71,7 @@ class OwnEndpoints:
         self._metrics = metrics
         self._health = health
 
-    async def answer(self, request: Request, send: Send) -> None:
+    async def answer(self, request: Request, reply: Reply) -> None:
         """Answer a request for one of the gateway's own paths."""
         if request.method not in ("GET", "HEAD"):
             raise RequestError(
@@ -81,16 +82,16 @@ class OwnEndpoints:
             body = {"status": status, "service": "gateway", "gateway": self._settings.key.pubkey}
             # Free routes still work when it is down for payments, but a load balancer should look elsewhere.
             code = 503 if status == "down" else 200
-            await respond_json(send, code, msgspec.json.encode({**body, "components": components}))
+            await respond_json(reply, code, msgspec.json.encode({**body, "components": components}))
         elif request.path == "/metrics":
             content_type = CONTENT_TYPE_LATEST.encode()
-            await respond(send, 200, self._metrics.render(), [(b"content-type", content_type)])
+            await reply.whole(200, [(b"content-type", content_type)], self._metrics.render())
         elif request.path == "/machpay.json":
-            await respond_json(send, 200, msgspec.json.encode(manifest(self._settings, self._health()[0])))
+            await respond_json(reply, 200, msgspec.json.encode(manifest(self._settings, self._health()[0])))
         else:
-            await self._look_up(request.path, send)
+            await self._look_up(request.path, reply)
 
-    async def _look_up(self, path: str, send: Send) -> None:
+    async def _look_up(self, path: str, reply: Reply) -> None:
         match = _LOOK_UP.fullmatch(path)
         if match is None:
             raise RequestError(404, "not_found", "a payment is looked up by the 64 hex digits of its digest")
@@ -98,4 +99,4 @@ class OwnEndpoints:
         body: dict[str, Any] = {"digest": match[1], "status": found.state, "in_flight": found.in_flight}
         if found.receipt is not None:
             body["receipt"] = found.receipt.to_json()
-        await respond_json(send, 200, msgspec.json.encode(body))
+        await respond_json(reply, 200, msgspec.json.encode(body))

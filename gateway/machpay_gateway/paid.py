@@ -21,7 +21,8 @@ from machpay_gateway.metering import Metering
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments, Ticket
 from machpay_gateway.repeats import Repeats
-from machpay_gateway.request import Request, Send
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import Request
 from machpay_gateway.responses import Responses
 from machpay_gateway.routes import Route
 from machpay_gateway.settings import Settings
@@ -54,14 +55,14 @@ class PaidExchanges:
         self._repeats = Repeats(settings, payments, self.responses, metrics)
         self._exchanges = Exchanges(settings, payments, self.responses, upstream, Metering(upstream), metrics)
 
-    async def serve(self, route: Route, request: Request, send: Send) -> None:
+    async def serve(self, route: Route, request: Request, reply: Reply) -> None:
         """Answer one request for a priced route. Raises `RequestError` for what is answered with a problem."""
         started = time.perf_counter()
         payment_header = request.header(names.SIGNATURE)
         if request.method == "HEAD":
             # Nothing could be delivered for a HEAD, so a payment on it is not even looked at.
             request.is_whole = True
-            await self._admission.challenge(self._admission.asked(route, request), send)
+            await self._admission.challenge(self._admission.asked(route, request), reply)
             return
         if payment_header is None:
             if request.header(names.V1_PAYMENT) is not None:
@@ -69,23 +70,23 @@ class PaidExchanges:
                     400, "x402_version", "X-PAYMENT is x402 version 1; send PAYMENT-SIGNATURE (version 2)"
                 )
             await request.read_head()
-            await self._admission.challenge(self._admission.asked(route, request), send)
+            await self._admission.challenge(self._admission.asked(route, request), reply)
             return
         attempt = self._admission.parse(payment_header)
         await request.read_head()
         asked = self._admission.asked(route, request)
-        ticket = await self._admit(attempt, asked, send)
+        ticket = await self._admit(attempt, asked, reply)
         if ticket is None:
             return
-        await self._exchanges.serve(ticket, asked, request, send)
+        await self._exchanges.serve(ticket, asked, request, reply)
         latency_s = time.perf_counter() - started
         self._metrics.paid_seconds.add(latency_s)
         self._announce(ticket, route, latency_s)
 
-    async def _admit(self, attempt: Attempt, asked: Asked, send: Send) -> Ticket | None:
+    async def _admit(self, attempt: Attempt, asked: Asked, reply: Reply) -> Ticket | None:
         """A reservation; None if the request was answered without one."""
         digest = attempt.intent.digest
-        if await self._repeats.answer_known(digest, attempt, asked, send):
+        if await self._repeats.answer_known(digest, attempt, asked, reply):
             return None
         if self._payments.journal.failure is not None:
             raise RequestError(503, "log_unavailable", "payments cannot be recorded now", (RETRY_AFTER,))
@@ -94,9 +95,9 @@ class PaidExchanges:
             if isinstance(admitted, Ticket):
                 return admitted
             if isinstance(admitted, Reject):
-                await self._admission.refuse(admitted, attempt, asked, send)
+                await self._admission.refuse(admitted, attempt, asked, reply)
                 return None
-            if await self._repeats.answer_earlier(admitted.earlier, attempt, asked, send):
+            if await self._repeats.answer_earlier(admitted.earlier, attempt, asked, reply):
                 return None
         raise RequestError(409, "payment_pending", "payments under this identifier keep failing")
 

@@ -29,6 +29,7 @@ class Pool:
         self._keep_alive_s = keep_alive_s
         self._idle: deque[Connection] = deque()
         self._slots = asyncio.Semaphore(max_connections)
+        self._loop = asyncio.get_running_loop()
 
     async def acquire(self, *, fresh: bool = False) -> Connection:
         """A connection to be given back by `release`. Raises `OSError`, `TimeoutError`."""
@@ -48,7 +49,7 @@ class Pool:
         self._slots.release()
         if connection.is_reusable:
             connection.served += 1
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:
             connection.abort()
@@ -58,7 +59,7 @@ class Pool:
             self._idle.popleft().abort()
 
     def _reuse(self) -> Connection | None:
-        oldest_allowed = asyncio.get_running_loop().time() - self._keep_alive_s
+        oldest_allowed = self._loop.time() - self._keep_alive_s
         while self._idle and (self._idle[0].idle_since < oldest_allowed or not self._idle[0].is_open):
             self._idle.popleft().abort()
         while self._idle:
@@ -68,13 +69,12 @@ class Pool:
         return None
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
         host, port = self._address
         options: dict[str, Any] = {}
         if self._tls is not None:
             options = {"ssl": self._tls, "server_hostname": host}
         async with asyncio.timeout(self._connect_timeout_s):
-            _, connection = await loop.create_connection(
-                lambda: Connection(loop, self._read_timeout_s), host, port, **options
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self._loop, self._read_timeout_s), host, port, **options
             )
         return connection

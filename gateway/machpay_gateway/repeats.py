@@ -15,13 +15,13 @@ from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.screening import Attempt
 from machpay_gateway import headers as names
 from machpay_gateway.admission import Asked
-from machpay_gateway.answers import outcome_header, problem, respond_with
+from machpay_gateway.answers import outcome_header, problem
 from machpay_gateway.bindings import was_served
 from machpay_gateway.decide import Earlier
 from machpay_gateway.errors import RequestError
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.payments import Payments
-from machpay_gateway.request import Send
+from machpay_gateway.reply import Reply
 from machpay_gateway.responses import Kept, Responses
 from machpay_gateway.settings import Settings
 
@@ -41,7 +41,7 @@ class Repeats:
         self._responses = responses
         self._metrics = metrics
 
-    async def answer_known(self, digest: bytes, attempt: Attempt, asked: Asked, send: Send) -> bool:
+    async def answer_known(self, digest: bytes, attempt: Attempt, asked: Asked, reply: Reply) -> bool:
         """Answer a payment that is in flight or was completed; False if it is to be judged like any other.
 
         Only for the request it was made for, and for who knows its signature.
@@ -55,15 +55,15 @@ class Repeats:
         if kept is not None:
             if kept.signature != attempt.signature or kept.request_hash != asked.request_hash:
                 return False
-            await self._respond(kept, asked, send)
+            await self._respond(kept, asked, reply)
             return True
         receipt = self._payments.find(digest).receipt
         if receipt is None or attempt.intent.request_hash != asked.request_hash or not _is_served(receipt):
             return False
-        await self._gone(receipt, attempt, asked, send)
+        await self._gone(receipt, attempt, asked, reply)
         return True
 
-    async def answer_earlier(self, earlier: Earlier, attempt: Attempt, asked: Asked, send: Send) -> bool:
+    async def answer_earlier(self, earlier: Earlier, attempt: Attempt, asked: Asked, reply: Reply) -> bool:
         """Answer a payment whose identifier another one has; False if that one came to nothing, and this may be judged
         again. The attempt's signature was verified.
 
@@ -81,9 +81,9 @@ class Repeats:
             raise RequestError(429, "too_many_repeats", "this payment identifier was used too often")
         kept = self._responses.find(earlier.digest)
         if kept is None:
-            await self._gone(earlier.receipt, attempt, asked, send)
+            await self._gone(earlier.receipt, attempt, asked, reply)
         else:
-            await self._respond(kept, asked, send)
+            await self._respond(kept, asked, reply)
         return True
 
     async def _wait(self, digest: bytes) -> None:
@@ -92,11 +92,11 @@ class Repeats:
                 409, "payment_pending", "this payment is still being served", ((b"retry-after", b"5"),)
             )
 
-    async def _respond(self, kept: Kept, asked: Asked, send: Send) -> None:
+    async def _respond(self, kept: Kept, asked: Asked, reply: Reply) -> None:
         self._metrics.requests.add(1, "repeated", asked.route.label)
-        await respond_with(send, kept.status, [*kept.headers, REPEATED], kept.body)
+        await reply.whole(kept.status, [*kept.headers, REPEATED], kept.body)
 
-    async def _gone(self, receipt: SignedReceipt, attempt: Attempt, asked: Asked, send: Send) -> None:
+    async def _gone(self, receipt: SignedReceipt, attempt: Attempt, asked: Asked, reply: Reply) -> None:
         """409: it was paid and served, and the answer is no longer here. With the receipt."""
         self._metrics.requests.add(1, "repeated", asked.route.label)
         error = RequestError(
@@ -105,7 +105,7 @@ class Repeats:
         header = outcome_header(self._network, str(attempt.agent), receipt)
         status, lines, body = problem(error, [(names.RESPONSE, header), REPEATED])
         fields = {**msgspec.json.decode(body), "receipt": receipt.to_json()}
-        await respond_with(send, status, lines, msgspec.json.encode(fields))
+        await reply.whole(status, lines, msgspec.json.encode(fields))
 
 
 def _is_served(receipt: SignedReceipt) -> bool:

@@ -1,31 +1,24 @@
-"""One HTTP request as it arrived: facts taken from the ASGI scope once, and its body.
+"""One HTTP request: facts taken from its head once, and its body as it arrives.
 
 Knows nothing of payments beyond the names of their headers.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from typing import Any, Final
+import urllib.parse
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+import httptools
 
 from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, Binding, request_hash, route_hash
 from machpay_gateway.errors import RequestError
 from machpay_gateway.limits import Proxies
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-TARGET_KEY: Final = "machpay.target"
-"""Where our server's protocol puts the request target exactly as received."""
-TRANSPORT_KEY: Final = "machpay.transport"
-"""Where it puts the client's connection."""
-REQUEST_ID_KEY: Final = "machpay.request_id"
-"""Where it puts the request's id."""
-UPGRADE_KEY: Final = "machpay.upgrade"
-"""Where it says that the client asks for another protocol on this connection."""
-BODY_TIMEOUT_S: Final = 30.0
+HIGH_BYTES: Final = 64 * 1024
+"""With so much of a body unread, no more is read from the client."""
 _EMPTY_SHA256: Final = hashlib.sha256(b"").digest()
 
 
@@ -33,71 +26,123 @@ class ClientGone(Exception):
     """The client hung up before its request was complete; there is nobody to answer."""
 
 
+class Client(Protocol):
+    """Who sends requests on one connection, and what it may do."""
+
+    host: str | None
+    max_body_bytes: int
+    body_timeout_s: float
+    proxies: Proxies
+
+    def pause_reading(self) -> None:
+        """Let the client wait with the rest."""
+
+    def resume_reading(self) -> None:
+        """Take more from the client."""
+
+    def invite(self) -> None:
+        """Tell the client that its body is wanted (100 Continue)."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+
 class Request:
-    """Method, target and headers; `read_head` then gives the part of the body that payments are bound to."""
+    """Method, target and headers; `read_head` then gives the part of the body that payments are bound to.
+
+    Raises `ValueError` and httptools' errors for a target that is none."""
 
     __slots__ = (
-        "_expects_body",
-        "_receive",
-        "_scope",
+        "_by_name",
+        "_client",
+        "_expects_continue",
+        "_has_arrived",
+        "_pieces",
+        "_scheme",
+        "_unread",
+        "_waiter",
         "body",
-        "body_timeout_s",
         "client_host",
         "failure",
         "headers",
+        "is_gone",
         "is_whole",
-        "max_body_bytes",
         "method",
         "path",
         "raw_path",
+        "request_id",
+        "target",
         "via",
+        "wants_upgrade",
     )
 
     def __init__(
         self,
-        scope: Scope,
-        receive: Receive,
-        max_body_bytes: int,
-        body_timeout_s: float = BODY_TIMEOUT_S,
-        proxies: Proxies | None = None,
+        client: Client,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        *,
+        request_id: bytes = b"",
+        wants_upgrade: bool = False,
     ) -> None:
-        self._scope = scope
-        self._receive = receive
-        self.max_body_bytes = max_body_bytes
-        self.body_timeout_s = body_timeout_s
-        client = scope.get("client")
-        self.client_host: str | None = None if client is None else str(client[0])
+        self._client = client
+        self.method = method
+        self.target = target
+        """Path and query exactly as received (origin form)."""
+        self.raw_path: bytes
+        if target[:1] == b"/" and b"#" not in target:
+            self.raw_path = target.partition(b"?")[0]
+        else:
+            self._read_target(target)
+        path = self.raw_path.decode("ascii")
+        self.path = urllib.parse.unquote(path) if "%" in path else path
+        self.headers = headers
+        self._by_name = dict(headers)
+        self.request_id = request_id
+        self.wants_upgrade = wants_upgrade
+        """True if the client asks to go on in another protocol, WebSocket for one."""
+        self.client_host: str | None
         self.via: str | None = None
         """The trusted proxy that passed the request on for `client_host`."""
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.raw_path: bytes = scope.get("raw_path") or self.path.encode()
-        self.headers: Headers = scope["headers"]
-        if proxies and self.client_host is not None and proxies.trusts(self.client_host):
-            self.via = self.client_host
-            named = [value for name, value in self.headers if name == b"x-forwarded-for"]
-            self.client_host = proxies.client(self.via, b",".join(named))
+        self.comes_from(client.host, "http")
         self.body = b""
         self.is_whole = False
-        self._expects_body = True
+        self.is_gone = False
+        """True once the client has hung up."""
         self.failure: RequestError | ClientGone | None = None
         """Why streaming the body ended early: HTTP clients hide it behind an error of their own."""
+        self._expects_continue = self._by_name.get(b"expect", b"").lower() == b"100-continue"
+        self._pieces: list[bytes] = []
+        self._unread = 0
+        self._has_arrived = False
+        self._waiter: asyncio.Future[None] | None = None
 
-    @property
-    def target(self) -> bytes:
-        """Path and query exactly as received (origin form)."""
-        received: bytes | None = self._scope.get(TARGET_KEY)
-        if received is not None and received.startswith(b"/"):
-            return received
-        query: bytes = self._scope["query_string"]
-        return self.raw_path + b"?" + query if query else self.raw_path
+    def _read_target(self, target: bytes) -> None:
+        """Targets in other forms than `/path?query`."""
+        parsed = httptools.parse_url(target)
+        if not parsed.path:
+            raise ValueError("the target has no path")
+        self.raw_path = parsed.path
+        if not target.startswith(b"/"):
+            self.target = parsed.path + b"?" + parsed.query if parsed.query else parsed.path
+
+    def comes_from(self, host: str | None, scheme: str) -> None:
+        """Say who asks, and how it reached us; a trusted proxy's word for somebody else is taken."""
+        self.client_host, self._scheme, self.via = host, scheme, None
+        proxies = self._client.proxies
+        if proxies and host is not None and proxies.trusts(host):
+            self.via = host
+            self.client_host = proxies.client(host, b",".join(self._all(b"x-forwarded-for")))
+
+    # --- The head ---------------------------------------------------------------------------------------------------
 
     @property
     def scheme(self) -> str:
         """`http` or `https`, as the client used it."""
         if self.via is not None and self.header(b"x-forwarded-proto") in (b"http", b"https"):
             return (self.header(b"x-forwarded-proto") or b"").decode()
-        return str(self._scope.get("scheme", "http"))
+        return self._scheme
 
     @property
     def host(self) -> bytes | None:
@@ -105,29 +150,18 @@ class Request:
         return (self.via and self.header(b"x-forwarded-host")) or self.header(b"host")
 
     @property
-    def request_id(self) -> str:
-        received: bytes = self._scope.get(REQUEST_ID_KEY, b"")
-        return received.decode()
-
-    @property
-    def wants_upgrade(self) -> bool:
-        """True if the client asks to go on in another protocol, WebSocket for one."""
-        return bool(self._scope.get(UPGRADE_KEY))
-
-    @property
     def forwarded_for(self) -> bytes | None:
         """The way the request took, as the next server is told it: what a trusted proxy said, and our own peer."""
         if self.via is None:
             return None if self.client_host is None else self.client_host.encode()
-        named = [value for name, value in self.headers if name == b"x-forwarded-for"]
-        return b", ".join([*named, self.via.encode()])
+        return b", ".join([*self._all(b"x-forwarded-for"), self.via.encode()])
 
     def header(self, name: bytes) -> bytes | None:
         """The value of a header (lowercase `name`); None if it is absent. Raises 400 if it is there twice."""
-        values = [value for key, value in self.headers if key == name]
-        if len(values) > 1:
-            raise RequestError(400, "duplicate_header", f"{name.decode()} is there more than once")
-        return values[0] if values else None
+        value = self._by_name.get(name)
+        if value is None or len(self._by_name) == len(self.headers) or len(self._all(name)) == 1:
+            return value
+        raise RequestError(400, "duplicate_header", f"{name.decode()} is there more than once")
 
     @property
     def declared_length(self) -> int | None:
@@ -135,33 +169,36 @@ class Request:
         declared = self.header(b"content-length")
         return int(declared) if declared is not None and declared.isdigit() else None
 
-    def abort(self) -> None:
-        """Drop the client's connection, so that an answer that ends here does not look whole."""
-        transport = self._scope.get(TRANSPORT_KEY)
-        if transport is not None:
-            transport.abort()
+    def binding(self) -> tuple[Binding, bytes]:
+        """How a payment for this request is bound to it, and the hash. After `read_head`."""
+        if self.is_whole and len(self.body) <= MAX_BOUND_BODY_BYTES:
+            body_hash = hashlib.sha256(self.body).digest() if self.body else _EMPTY_SHA256
+            return "request", request_hash(self.method, self.target, body_sha256=body_hash)
+        return "route", route_hash(self.method, self.raw_path)
+
+    def _all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+    # --- The body ---------------------------------------------------------------------------------------------------
 
     async def read_head(self) -> None:
         """Read the body up to what a payment can be bound to; `is_whole` says whether that is all of it.
 
-        Raises 413 if the declared or received length is above `max_body_bytes`, `ClientGone`.
+        Raises 413 if the declared or received length is above `max_body_bytes`, 408, `ClientGone`.
         """
         declared = self.declared_length
-        if declared is not None and declared > self.max_body_bytes:
+        if declared is not None and declared > self._client.max_body_bytes:
             raise self._too_large()
-        self._expects_body = declared != 0 and (
-            declared is not None or self.header(b"transfer-encoding") is not None
-        )
         chunks: list[bytes] = []
         size = 0
         while size <= MAX_BOUND_BODY_BYTES:
-            chunk, more = await self._next()
+            chunk = await self._next()
             if chunk:
                 chunks.append(chunk)
                 size += len(chunk)
-            if size > self.max_body_bytes:
-                raise self._too_large()
-            if not more:
+                if size > self._client.max_body_bytes:
+                    raise self._too_large()
+            if self._has_arrived and not self._pieces:
                 self.is_whole = True
                 break
         self.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -172,42 +209,74 @@ class Request:
         yield self.body
         while not self.is_whole:
             try:
-                chunk, more = await self._next()
+                chunk = await self._next()
                 size += len(chunk)
-                if size > self.max_body_bytes:
+                if size > self._client.max_body_bytes:
                     raise self._too_large()
             except (ClientGone, RequestError) as error:
                 self.failure = error
                 raise
-            self.is_whole = not more
+            self.is_whole = self._has_arrived and not self._pieces
             if chunk:
                 yield chunk
 
-    def binding(self) -> tuple[Binding, bytes]:
-        """How a payment for this request is bound to it, and the hash. After `read_head`."""
-        if self.is_whole and len(self.body) <= MAX_BOUND_BODY_BYTES:
-            body_hash = hashlib.sha256(self.body).digest() if self.body else _EMPTY_SHA256
-            return "request", request_hash(self.method, self.target, body_sha256=body_hash)
-        return "route", route_hash(self.method, self.raw_path)
+    def abort(self) -> None:
+        """Drop the client's connection, so that an answer that ends here does not look whole."""
+        self._client.abort()
 
-    async def gone(self) -> None:
-        """Return when the client has hung up (or the answer is complete). Only after the body was read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def _next(self) -> tuple[bytes, bool]:
-        if self._expects_body:
-            try:
-                async with asyncio.timeout(self.body_timeout_s):
-                    message = await self._receive()
-            except TimeoutError as error:
-                close = (b"connection", b"close")
-                raise RequestError(408, "body_timeout", "the body stopped arriving", (close,)) from error
-        else:
-            message = await self._receive()
-        if message["type"] == "http.disconnect":
+    async def _next(self) -> bytes:
+        """What has arrived of the body, waiting for some if nothing has."""
+        if not (self._pieces or self._has_arrived or self.is_gone):
+            await self._wait()
+        if self.is_gone:
             raise ClientGone
-        return message.get("body", b""), message.get("more_body", False)
+        pieces, self._pieces, self._unread = self._pieces, [], 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _wait(self) -> None:
+        if self._expects_continue:
+            self._expects_continue = False
+            self._client.invite()
+        self._client.resume_reading()
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._client.body_timeout_s):
+                await self._waiter
+        except TimeoutError as error:
+            close = (b"connection", b"close")
+            raise RequestError(408, "body_timeout", "the body stopped arriving", (close,)) from error
+        finally:
+            self._waiter = None
 
     def _too_large(self) -> RequestError:
-        return RequestError(413, "body_too_large", f"the body may have at most {self.max_body_bytes} bytes")
+        limit = self._client.max_body_bytes
+        return RequestError(413, "body_too_large", f"the body may have at most {limit} bytes")
+
+    # --- The connection's side --------------------------------------------------------------------------------------
+
+    @property
+    def has_arrived(self) -> bool:
+        """True if the client has sent all of it."""
+        return self._has_arrived
+
+    def feed(self, piece: bytes) -> None:
+        """A part of the body arrived."""
+        self._pieces.append(piece)
+        self._unread += len(piece)
+        if self._unread > HIGH_BYTES:
+            self._client.pause_reading()
+        self._wake()
+
+    def finish(self) -> None:
+        """The body is complete."""
+        self._has_arrived = True
+        self._wake()
+
+    def lose(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.is_gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

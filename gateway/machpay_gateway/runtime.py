@@ -105,7 +105,6 @@ class Runtime:
         self.journal.on_progress = self._delivery.wake
         self.app = GatewayApp(
             settings.routes,
-            settings.upstream.max_body_bytes,
             OwnEndpoints(settings, self.payments, self.metrics, self.health),
             FreeExchanges(
                 upstream,

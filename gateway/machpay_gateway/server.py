@@ -1,4 +1,4 @@
-"""uvicorn around the application: one process, uvloop, httptools, and a shutdown that finishes what was accepted."""
+"""The server around the application: one process on uvloop, and a shutdown that finishes what was accepted."""
 
 import asyncio
 import contextlib
@@ -7,49 +7,69 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Final
 
-import uvicorn
 import uvloop
 
 from machpay_gateway.errors import ConfigError
 from machpay_gateway.runtime import Runtime
 from machpay_gateway.settings import Settings
-from machpay_gateway.wire import WireProtocol
+from machpay_gateway.wire import App, Connection, House
 
-KEEP_ALIVE_S = 75
-BACKLOG = 2048
-COLLECT_AFTER = (10_000, 20, 50)
+BACKLOG: Final = 2048
+COLLECT_AFTER: Final = (10_000, 20, 50)
+END_POLL_S: Final = 0.05
+"""How often a stopping server looks whether its clients have gone."""
+LAST_WORDS_S: Final = 1.0
+"""How long exchanges may take that are cancelled because the time to finish them is over."""
 
 logger = logging.getLogger(__name__)
 
 
-class CountingProtocol(WireProtocol):
-    """Counts what comes in."""
+class Server:
+    """Accepts connections for `house`, and ends them in good order."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.app.traffic.connections += 1
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.app.traffic.connections -= 1
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self.app.traffic.received(len(data))
-        super().data_received(data)
-
-
-class ReadyServer(uvicorn.Server):
-    """Says when connections are accepted."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, house: House, ready: Callable[[], None], *, grace_s: float) -> None:
+        self._house = house
         self._ready = ready
+        self._grace_s = grace_s
+        self._should_exit = asyncio.Event()
+        self._is_forced = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    def finish(self) -> None:
+        """Stop; asked a second time, without waiting for clients: what was accepted is in the log either way."""
+        self._is_forced = self._should_exit.is_set()
+        self._should_exit.set()
+
+    async def serve(self, listeners: list[socket.socket]) -> None:
+        """Serve until `finish`; then what was accepted is finished."""
+        loop = asyncio.get_running_loop()
+        servers = [
+            await loop.create_server(lambda: Connection(self._house), sock=listener, backlog=BACKLOG)
+            for listener in listeners
+        ]
         self._ready()
+        try:
+            await self._should_exit.wait()
+        finally:
+            for server in servers:
+                server.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        house, loop = self._house, asyncio.get_running_loop()
+        for connection in list(house.connections):
+            connection.shutdown()
+        until = loop.time() + self._grace_s
+        while house.connections or house.tasks:
+            if self._is_forced or loop.time() > until:
+                break
+            await asyncio.sleep(END_POLL_S)
+        if house.tasks:
+            logger.error("%d exchanges are left behind unfinished", len(house.tasks))
+            for task in list(house.tasks):
+                task.cancel()
+            await asyncio.wait(house.tasks, timeout=LAST_WORDS_S)
 
 
 def run(settings: Settings) -> None:
@@ -80,7 +100,7 @@ async def serve(
                 runtime.write_endpoint(host, port)
                 logger.info("gateway %s serves %s", settings.key.pubkey, runtime.url)
 
-            server = ReadyServer(configuration(runtime.app, settings), ready)
+            server = Server(house(runtime.app, runtime), ready, grace_s=settings.gateway.shutdown_s)
             try:
                 await serve_until_stopped(server, [listener], stop=stop, install_signals=install_signals)
             finally:
@@ -89,7 +109,7 @@ async def serve(
 
 
 async def serve_until_stopped(
-    server: uvicorn.Server,
+    server: Server,
     listeners: list[socket.socket],
     *,
     stop: asyncio.Event | None,
@@ -98,41 +118,23 @@ async def serve_until_stopped(
     """Serve until a signal, or until `stop` is set; then what was accepted is finished."""
     loop = asyncio.get_running_loop()
 
-    def finish() -> None:
-        # A second signal stops waiting for clients; what was accepted is in the log either way.
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
     if install_signals:
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, finish)
+            loop.add_signal_handler(number, server.finish)
     watcher = loop.create_task(stop.wait()) if stop is not None else None
     if watcher is not None:
-        watcher.add_done_callback(lambda task: None if task.cancelled() else finish())
+        watcher.add_done_callback(lambda task: None if task.cancelled() else server.finish())
     try:
-        # Not `serve()`: it would take the signals and raise them again while payments are still being handed over.
-        await server._serve(listeners)
+        await server.serve(listeners)
     finally:
         if watcher is not None:
             watcher.cancel()
 
 
-def configuration(app: Any, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves `app`, which counts its connections as `traffic`."""
-    return uvicorn.Config(
-        app,
-        http=CountingProtocol.within(settings.limits),
-        ws="none",
-        lifespan="off",
-        loop="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.gateway.shutdown_s)),
-        backlog=BACKLOG,
-    )
+def house(app: App, runtime: Runtime) -> House:
+    """What the connections of a server of `app` share."""
+    settings = runtime.settings
+    return House(app, settings.limits, settings.upstream.max_body_bytes, runtime.traffic)
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:

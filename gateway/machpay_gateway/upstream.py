@@ -41,18 +41,23 @@ class UpstreamAnswer:
         return self.status in (204, 205, 304)
 
     @property
+    def is_complete(self) -> bool:
+        """True if all of it has arrived; `read` gives it without waiting."""
+        return self._connection is not None and self._connection.is_complete
+
+    @property
     def is_at_end(self) -> bool:
         """True if everything was read and the upstream ended its answer properly."""
         return self._connection is not None and self._connection.is_read
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header (lowercase `name`)."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        return next((value for key, value in self.headers if key == name), None)
 
     def trailer(self, name: bytes) -> bytes | None:
         """The first value of a trailer (lowercase `name`), once the body was read."""
         trailers = self._connection.trailers if self._connection is not None else []
-        return next((value for key, value in trailers if key.lower() == name), None)
+        return next((value for key, value in trailers if key == name), None)
 
     async def read(self) -> bytes:
         """The whole of a short body. Raises `UpstreamError` if it breaks off."""
@@ -197,11 +202,14 @@ class Upstream:
         raise AssertionError("the second attempt returns or raises")
 
     def _head(self, method: str, target: bytes, headers: Headers) -> bytes:
-        lines = [method.encode(), b" ", self._prefix, target, b" HTTP/1.1\r\n", self._host_line]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        lines = b"".join([b"%b: %b\r\n" % line for line in headers])
+        return b"%b %b%b HTTP/1.1\r\n%b%b\r\n" % (
+            method.encode(),
+            self._prefix,
+            target,
+            self._host_line,
+            lines,
+        )
 
     def _running(self) -> Pool:
         if self._pool is None:

@@ -1,150 +1,295 @@
-"""The client's side of a connection, on top of uvicorn's HTTP/1.1: what it may not do, and what every request is given.
+"""The client's side of HTTP/1.1: one connection, its requests one after the other, and what a client may not do.
 
-Bounds: connections, the size of a head, the time for one. Given to every request: its target exactly as received,
-because payments sign it (an empty query included), and an id.
+Requests that come while another one is answered wait for their turn, and nothing more is read meanwhile. Bounds:
+connections, the size of a head, the time for one, the time between two.
 """
 
 import asyncio
-import itertools
-import re
-import secrets
-from typing import Any, ClassVar, Final, Self
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from machpay_gateway.request import REQUEST_ID_KEY, TARGET_KEY, TRANSPORT_KEY, UPGRADE_KEY
+from machpay_gateway.due import Due
+from machpay_gateway.incoming import Incoming, NotHttp, OtherProtocol
+from machpay_gateway.limits import Proxies
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import Request
 from machpay_gateway.settings import LimitsSection
+from machpay_gateway.telemetry.traffic import Traffic
 
+App = Callable[[Request, Reply], Awaitable[None]]
+
+KEEP_ALIVE_S: Final = 75.0
+"""How long a connection may be idle between two requests."""
 LINGER_S: Final = 5.0
-"""How long the rest of a body is thrown away whose request was refused."""
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+"""How long the rest of a body is thrown away whose request was answered before it arrived."""
 REFUSED_LINGER_S: Final = 1.0
 """How long a connection is still there that was refused as a whole."""
-_REQUEST_ID_HEADER: Final = b"x-request-id"
-_PROCESS: Final = secrets.token_hex(6).encode()
-_counter: Final = itertools.count(1)
+
+logger = logging.getLogger(__name__)
 
 
-class WireProtocol(HttpToolsProtocol):
-    """One client's connection. Use the class that `within` gives."""
+@dataclass
+class House:
+    """What all connections of one server share."""
 
-    limits: ClassVar[LimitsSection]
+    app: App
+    limits: LimitsSection
+    max_body_bytes: int
+    traffic: Traffic
+    proxies: Proxies = field(init=False)
+    connections: "set[Connection]" = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """One for each connection that ever had a request, until what was accepted on it is finished."""
 
-    @classmethod
-    def within(cls, limits: LimitsSection) -> type[Self]:
-        """This protocol under `limits`."""
-        return type(cls.__name__, (cls,), {"limits": limits})
+    def __post_init__(self) -> None:
+        self.proxies = Proxies(self.limits.trusted_proxies)
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._in_head = True
-        self._request_id = b""
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]
+        self.host: str | None = None
+        self.max_body_bytes = house.max_body_bytes
+        self.body_timeout_s = house.limits.body_timeout_s
+        self.proxies = house.proxies
+        self.is_lost = False
+        self._incoming = Incoming(self, self._arrived, self._ended)
+        self._is_reading = True
+        self._is_deaf = False
+        """True when nothing more is taken from the client."""
         self._is_refused = False
+        """True when nothing more is said either."""
+        self._request: Request | None = None
+        self._reply: Reply | None = None
+        self._queue: deque[tuple[Request, Reply]] = deque()
+        self._turn: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        # When the client has to have done what it does next.
+        self._due = Due(self._loop, self._late)
 
     # --- Connection -------------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of a family of their own.
+        self._transport = cast(asyncio.Transport, transport)
+        house = self._house
+        house.connections.add(self)
+        house.traffic.connections += 1
+        peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if isinstance(peer, tuple) else None
+        if len(house.connections) > house.limits.max_connections:
             self._refuse(b"503 Service Unavailable", b"too many connections", b"retry-after: 1\r\n")
-            return
-        self._await_head()
+        else:
+            self._due.within(house.limits.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
+        self._house.connections.discard(self)
+        self._house.traffic.connections -= 1
+        self.is_lost = True
+        self._due.close()
+        for request in (self._request, self._incoming.request, *(request for request, _ in self._queue)):
+            if request is not None:
+                request.lose()
+        self._incoming.close()
+        self.resume_writing()
+        self._take_turn()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused or self.transport.is_closing():
+        self._house.traffic.received(len(data))
+        if self._is_deaf or self._transport.is_closing():
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-                self._await_head()
-        super().data_received(data)
-        if self._in_head and self._head_bytes > self.limits.max_head_bytes:
-            self._refuse(b"431 Request Header Fields Too Large", b"the head of the request is too large")
+        incoming = self._incoming
+        was_in_head = incoming.is_in_head
+        try:
+            incoming.feed(data)
+        except OtherProtocol:
+            self._end_behind_last()
+        except NotHttp as error:
+            logger.info("not an HTTP request: %s", error)
+            self._give_up(b"400 Bad Request", b"Invalid HTTP request received.")
+            return
+        if incoming.is_in_head:
+            if incoming.head_bytes > self._house.limits.max_head_bytes:
+                self._give_up(b"431 Request Header Fields Too Large", b"the head of the request is too large")
+            elif not was_in_head and self._reply is None and self._task is not None:
+                # The first head of a connection is due since it was made.
+                self._due.within(self._house.limits.head_timeout_s)
+
+    def shutdown(self) -> None:
+        """Take no more requests; the connection ends behind the answer that is under way."""
+        if self._reply is None and not self._queue:
+            self._transport.close()
+        for reply in (self._reply, *(reply for _, reply in self._queue)):
+            if reply is not None:
+                reply.keep_alive = False
+
+    def abort(self) -> None:
+        self._transport.abort()
 
     # --- Requests ---------------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._request_id = b""
+    def _arrived(self, request: Request, keep_alive: bool) -> None:
+        """The head of a request is there."""
+        self._due.never()
+        is_head = request.method == "HEAD"
+        self._queue.append((request, Reply(self, request.request_id, is_head=is_head, keep_alive=keep_alive)))
+        if self._task is None:
+            self._task = self._loop.create_task(self._serve())
+            self._house.tasks.add(self._task)
+            self._task.add_done_callback(self._house.tasks.discard)
+        elif self._reply is None:
+            self._take_turn()
+        else:
+            self.pause_reading()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            # A trailer: nothing that decides anything may come behind the body.
+    def _ended(self, request: Request) -> None:
+        """Its body is there too."""
+        if request.is_gone and not self._queue and (self._reply is None or self._reply.is_complete):
+            # It was answered before; this was the rest.
+            self._go_on()
+
+    async def _serve(self) -> None:
+        """Answer the requests of this connection until there can be no more."""
+        while not self.is_lost:
+            if not self._queue:
+                self._turn = self._loop.create_future()
+                await self._turn
+                continue
+            request, reply = self._request, self._reply = self._queue.popleft()
+            self._due.never()
+            try:
+                await self._house.app(request, reply)
+            except Exception:
+                logger.exception("a request could not be answered")
+            finally:
+                self._request = self._reply = None
+                if not (reply.is_complete or self.is_lost):
+                    await self._fail(reply)
+            if not reply.keep_alive:
+                return
+
+    def _take_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None and not turn.done():
+            turn.set_result(None)
+
+    async def _fail(self, reply: Reply) -> None:
+        """End an exchange that has no answer, or none that is complete."""
+        reply.keep_alive = False
+        if self._is_refused:
             return
-        lowered = name.lower()
-        if lowered == _REQUEST_ID_HEADER:
-            self._request_id = value
-        elif lowered == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((lowered, value))
+        if reply.status is None and not self._is_deaf:
+            lines = [(b"content-type", b"text/plain; charset=utf-8")]
+            await reply.whole(500, lines, b"Internal Server Error")
+        else:
+            self._transport.close()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        self._stop_timer()
-        request_id = self._request_id
-        if not request_id or _REQUEST_ID.fullmatch(request_id) is None:
-            if request_id:
-                self.headers[:] = [line for line in self.headers if line[0] != _REQUEST_ID_HEADER]
-            request_id = b"%s-%x" % (_PROCESS, next(_counter))
-            # Whoever this request is passed on to gets the id as well.
-            self.headers.append((_REQUEST_ID_HEADER, request_id))
-        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope[TARGET_KEY] = self.url
-        scope[TRANSPORT_KEY] = self.transport
-        scope[REQUEST_ID_KEY] = request_id
-        scope[UPGRADE_KEY] = self.parser.should_upgrade()
-        super().on_headers_complete()
-        # The task that answers has not begun yet.
-        self.cycle.default_headers = [*self.server_state.default_headers, (_REQUEST_ID_HEADER, request_id)]
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._in_head = True
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.more_body and not self.transport.is_closing():
+    def answered(self, reply: Reply) -> None:
+        """The last byte of an answer was written: what may come now?"""
+        request = self._request
+        if self.is_lost or self._is_refused:
+            return
+        if request is not None and not request.has_arrived:
             # Answered before its body was read. Hanging up at once would destroy the answer on its way.
-            self.loop.call_later(LINGER_S, self.transport.close)
+            request.lose()
+            self.resume_reading()
+            if not reply.keep_alive:
+                self._is_deaf = True
+                self._transport.write_eof()
+            self._due.within(LINGER_S)
+        elif not reply.keep_alive:
+            self._transport.close()
+        else:
+            self._go_on()
 
-    def _unsupported_upgrade_warning(self) -> None:
-        # What follows on this connection would be in another protocol.
-        self.cycle.keep_alive = False
+    def _go_on(self) -> None:
+        """Wait for the next request, or for the rest of one."""
+        self.resume_reading()
+        self._due.within(self._house.limits.head_timeout_s if self._incoming.is_in_head else KEEP_ALIVE_S)
+
+    # --- Flow -------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if not (self.is_lost or self._is_refused or self._transport.is_closing()):
+            self._transport.write(data)
+
+    def invite(self) -> None:
+        if self._reply is None or self._reply.status is None:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def pause_reading(self) -> None:
+        if self._is_reading and not self.is_lost:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._is_reading and not self.is_lost:
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    @property
+    def is_full(self) -> bool:
+        return self._writable is not None
+
+    async def drain(self, timeout_s: float | None) -> None:
+        if self._writable is not None:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(self._writable)
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set_result(None)
 
     # --- Bounds -----------------------------------------------------------------------------------------------------
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._late)
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
     def _late(self) -> None:
-        self._head_timer = None
-        if self._head_bytes:
-            self._refuse(b"408 Request Timeout", b"the head of the request took too long")
+        """The client has used up its time."""
+        if self._incoming.is_in_head:
+            self._give_up(b"408 Request Timeout", b"the head of the request took too long")
         else:
-            self.transport.close()
+            self._transport.close()
+
+    def _end_behind_last(self) -> None:
+        """No more requests: the connection ends behind the last answer that is owed."""
+        self._is_deaf = True
+        last = self._queue[-1][1] if self._queue else self._reply
+        if last is not None:
+            last.keep_alive = False
+
+    def _give_up(self, status: bytes, text: bytes) -> None:
+        """What comes is of no use. Say so, unless answers are owed: then the connection ends behind them."""
+        request, reply = self._incoming.request, self._reply
+        if request is not None:
+            # Its body will never be whole.
+            request.lose()
+        is_answering = reply is not None and (request is not self._request or reply.status is not None)
+        if is_answering or (self._queue and self._queue[-1][0] is not request):
+            self._end_behind_last()
+        else:
+            self._refuse(status, text)
 
     def _refuse(self, status: bytes, text: bytes, extra: bytes = b"") -> None:
         """Answer without a request and hang up, as soon as the answer had time to arrive."""
-        if self._is_refused or self.transport.is_closing():
+        if self._is_deaf or self._transport.is_closing():
             return
-        self._is_refused = True
+        self._is_deaf = self._is_refused = True
         head = b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % (
             status,
             len(text),
         )
-        self.transport.write(head + extra + b"connection: close\r\n\r\n" + text)
-        self.transport.write_eof()
-        self.loop.call_later(REFUSED_LINGER_S, self.transport.close)
+        self._transport.write(head + extra + b"connection: close\r\n\r\n" + text)
+        self._transport.write_eof()
+        self._due.within(REFUSED_LINGER_S)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from machpay_gateway.errors import UpstreamError
+from machpay_gateway.limits import Proxies
 from machpay_gateway.request import Request
 from machpay_gateway.settings import UpstreamSection
 from machpay_gateway.upstream import Upstream, UpstreamAnswer
@@ -83,15 +84,23 @@ async def upstream_of(
             yield server, upstream
 
 
-def request(method: str = "GET", target: str = "/x", body: bytes = b"", **headers: str) -> Request:
-    async def receive() -> dict[str, Any]:
-        raise AssertionError("the body is whole")
+class Nobody:
+    """A client with no connection."""
 
-    path, _, query = target.partition("?")
+    host: str | None = None
+    max_body_bytes = 10**9
+    body_timeout_s = 30.0
+    proxies = Proxies(())
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = invite = abort = pause_reading
+
+
+def request(method: str = "GET", target: str = "/x", body: bytes = b"", **headers: str) -> Request:
     lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    made = Request(
-        {"method": method, "path": path, "query_string": query.encode(), "headers": lines}, receive, 10**9
-    )
+    made = Request(Nobody(), method, target.encode(), lines)
     made.body, made.is_whole = body, True
     return made
 
@@ -299,18 +308,19 @@ async def test_a_slow_reader_slows_the_upstream_down_and_gets_everything() -> No
         answer.close()
 
 
-def upload(pieces: list[bytes], **headers: str) -> Request:
-    """A request whose body is still arriving."""
-    messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-    messages.append({"type": "http.request", "body": b"", "more_body": False})
-    queue = iter(messages)
+def upload(pieces: list[bytes], every_s: float = 0.0, **headers: str) -> Request:
+    """A request whose body arrives from now on, a piece at a time."""
+    made = request("POST", "/x", b"", **headers)
+    made.is_whole = False
 
-    async def receive() -> dict[str, Any]:
-        await asyncio.sleep(0)
-        return next(queue)
+    async def arrive() -> None:
+        for piece in pieces:
+            await asyncio.sleep(every_s)
+            made.feed(piece)
+        made.finish()
 
-    lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return Request({"method": "POST", "path": "/x", "query_string": b"", "headers": lines}, receive, 10**9)
+    asyncio.create_task(arrive()).add_done_callback(lambda task: task.result())
+    return made
 
 
 async def test_an_answer_before_the_upload_ended_is_passed_on() -> None:
@@ -326,14 +336,7 @@ async def test_a_slow_upload_is_not_a_slow_upstream() -> None:
         writer.write(HELLO)
 
     async with upstream_of(reads, read_timeout_s=1.0) as (_, upstream):
-        made = upload([b"a"] * 14)
-        receive = made._receive
-
-        async def slowly() -> Any:
-            await asyncio.sleep(0.1)
-            return await receive()
-
-        made._receive = slowly
+        made = upload([b"a"] * 14, every_s=0.1)
         assert await whole(await upstream.open(made)) == b"hello"
 
 

@@ -131,6 +131,27 @@ class TestHeads:
         assert said.startswith(b"HTTP/1.1 402 ")
         assert upstream.seen == []
 
+    async def test_what_is_no_request_is_400_behind_the_answers_that_are_owed(
+        self, gateway: RunningGateway, upstream: Upstream
+    ) -> None:
+        nonsense = b"this is no request\r\n\r\n"
+        assert (await raw(gateway, nonsense)).startswith(b"HTTP/1.1 400 ")
+        said = await raw(gateway, head("GET", "/free?a=1") + nonsense + head("GET", "/free?b=2"))
+        assert re.findall(rb"HTTP/1.1 \d+|/free[^\"]*", said) == [b"HTTP/1.1 200", b"/free?a=1"]
+        said = await raw(gateway, head("POST", "/paid", "Transfer-Encoding: chunked") + b"no size\r\n")
+        assert re.findall(rb"HTTP/1.1 \d+", said) == [b"HTTP/1.1 400"]
+        assert len(upstream.seen) == 1
+
+    async def test_a_whole_address_as_target_is_its_path(
+        self, gateway: RunningGateway, upstream: Upstream
+    ) -> None:
+        said = await raw(gateway, head("GET", "http://x/free?a=1", "Connection: close"))
+        assert said.startswith(b"HTTP/1.1 200 ")
+        for target in ("*", "x:443"):
+            said = await raw(gateway, head("GET", target, "Connection: close"))
+            assert said.startswith(b"HTTP/1.1 40")
+        assert [seen[1] for seen in upstream.seen] == ["/free?a=1"]
+
     async def test_http_1_0_and_pipelined_requests_are_served(self, gateway: RunningGateway) -> None:
         said = await raw(gateway, b"GET /free HTTP/1.0\r\nHost: x\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 200 ")
@@ -164,10 +185,24 @@ class TestBodies:
         writer.write(head("POST", "/free", "Content-Length: 5000000"))
         writer.write(b"x" * 100_000)
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413 ")
-        # What was announced may still be sent, and is thrown away.
-        writer.write(b"x" * 4_900_000)
+        # What was announced may still be sent, and is thrown away. The connection is as good as before.
+        writer.write(b"x" * 4_900_000 + head("GET", "/free?after"))
         await writer.drain()
+        async with asyncio.timeout(30):
+            assert await reader.readuntil(b"/free?after")
         writer.close()
+
+    async def test_who_waits_to_be_asked_for_the_body_is_asked(
+        self, gateway: RunningGateway, upstream: Upstream
+    ) -> None:
+        reader, writer = await connect(gateway)
+        writer.write(head("POST", "/free", "Content-Length: 5", "Expect: 100-continue"))
+        async with asyncio.timeout(30):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"hello")
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert [seen[3] for seen in upstream.seen] == [b"hello"]
 
     async def test_a_declared_length_reaches_the_upstream(
         self, gateway: RunningGateway, upstream: Upstream

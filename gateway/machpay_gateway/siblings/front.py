@@ -21,12 +21,12 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from machpay.protocol.x402 import GATEWAY_HEADER
-from machpay_gateway.answers import respond, respond_json, respond_problem
+from machpay_gateway.answers import respond_json, respond_problem
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
-from machpay_gateway.limits import Proxies
 from machpay_gateway.own import manifest
-from machpay_gateway.request import ClientGone, Receive, Request, Scope, Send
+from machpay_gateway.reply import Reply
+from machpay_gateway.request import ClientGone, Request
 from machpay_gateway.routes import LOOK_UP_PREFIX, Priced
 from machpay_gateway.runtime import Runtime
 from machpay_gateway.siblings.family import Family
@@ -56,7 +56,7 @@ _decoder = msgspec.json.Decoder(_Payment)
 
 
 class Front:
-    """An ASGI application. Use as an async context manager."""
+    """An application in front of the gateway's. Use as an async context manager."""
 
     def __init__(self, runtime: Runtime, family: Family, secret: bytes) -> None:
         settings = runtime.settings
@@ -65,18 +65,10 @@ class Front:
         self._secret = secret
         self._pubkey = family.pubkeys[family.own]
         self._routes = settings.routes
-        self._max_body_bytes = settings.upstream.max_body_bytes
-        self._body_timeout_s = settings.limits.body_timeout_s
-        self._proxies = Proxies(settings.limits.trusted_proxies)
         self._lines = {
             index: Line(family.urls[index], family.pubkeys[index], secret, settings.upstream)
             for index in family.others
         }
-
-    @property
-    def traffic(self) -> Any:
-        """Where the server counts connections and bytes."""
-        return self._runtime.app.traffic
 
     async def __aenter__(self) -> "Front":
         for line in self._lines.values():
@@ -87,20 +79,16 @@ class Front:
         for line in self._lines.values():
             await line.__aexit__(*exc_info)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._runtime.app(scope, receive, send)
-            return
-        request = Request(scope, receive, self._max_body_bytes, self._body_timeout_s, self._proxies)
+    async def __call__(self, request: Request, reply: Reply) -> None:
         try:
-            if not await self._answered(request, scope, send):
-                await self._runtime.app(scope, receive, send)
+            if not await self._answered(request, reply):
+                await self._runtime.app(request, reply)
         except RequestError as error:
-            await respond_problem(send, error)
+            await respond_problem(reply, error)
         except ClientGone:
             pass
 
-    async def _answered(self, request: Request, scope: Scope, send: Send) -> bool:
+    async def _answered(self, request: Request, reply: Reply) -> bool:
         """Answer what is not ours alone; False for the rest."""
         mark = request.header(HEADER)
         if mark is not None:
@@ -115,25 +103,25 @@ class Front:
             if origin is None:
                 raise RequestError(403, "not_a_sibling", f"{HEADER.decode()} is for siblings of this gateway")
             # From here on it is the client's own request, for this process whatever it is.
-            scope["client"], scope["scheme"] = (origin.client, 0), origin.scheme
+            request.comes_from(origin.client, origin.scheme)
             return False
         if request.path == "/health":
-            await self._health(request, send)
+            await self._health(request, reply)
             return True
         if request.path == "/metrics":
-            await self._metrics(send)
+            await self._metrics(reply)
             return True
         if request.path == "/machpay.json" and request.method == "GET":
             document = manifest(self._runtime.settings, self._runtime.health()[0])
             document |= {"gateway": self._family.pubkeys[0], "gateways": list(self._family.pubkeys)}
-            await respond_json(send, 200, msgspec.json.encode(document))
+            await respond_json(reply, 200, msgspec.json.encode(document))
             return True
         if request.path.startswith(LOOK_UP_PREFIX):
-            return await self._look_up(request, send)
+            return await self._look_up(request, reply)
         home = self._home(request)
         if home == self._family.own:
             return False
-        await self._pass_on(self._lines[home], request, send)
+        await self._pass_on(self._lines[home], request, reply)
         return True
 
     # --- Whose it is ------------------------------------------------------------------------------------------------
@@ -160,7 +148,7 @@ class Front:
             return index
         return self._family.home((request.client_host or "").encode())
 
-    async def _pass_on(self, line: Line, request: Request, send: Send) -> None:
+    async def _pass_on(self, line: Line, request: Request, reply: Reply) -> None:
         await request.read_head()
         worker = f"worker {self._family.index_of(line.gateway)}"
         self._runtime.metrics.requests.add(1, "forwarded", worker)
@@ -173,24 +161,22 @@ class Front:
                 503, "sibling_unavailable", "the process that keeps this channel is not there", (RETRY_AFTER,)
             ) from error
         try:
-            headers = [
-                (name.lower(), value) for name, value in answer.headers if name.lower() not in _SAID_HERE
-            ]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            headers = [line for line in answer.headers if line[0] not in _SAID_HERE]
+            await reply.start(answer.status, headers)
             try:
                 async for piece in answer.chunks():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await reply.piece(piece, None)
             except UpstreamError as error:
                 logger.info("%s: sibling %s broke off its answer: %s", request.path, line.gateway, error)
                 request.abort()
                 return
-            await send({"type": "http.response.body", "body": b""})
+            await reply.end()
         finally:
             answer.close()
 
     # --- Words about all of us --------------------------------------------------------------------------------------
 
-    async def _health(self, request: Request, send: Send) -> None:
+    async def _health(self, request: Request, reply: Reply) -> None:
         if request.method not in ("GET", "HEAD"):
             raise RequestError(
                 405, "method_not_allowed", "only GET is offered here", ((b"allow", b"GET, HEAD"),)
@@ -200,15 +186,15 @@ class Front:
         found = {index: _document(answer) for index, answer in (await self._ask("/health")).items()}
         found[self._family.own] = own
         code, body = merge_health(self._family, found)
-        await respond_json(send, code, msgspec.json.encode(body))
+        await respond_json(reply, code, msgspec.json.encode(body))
 
-    async def _metrics(self, send: Send) -> None:
+    async def _metrics(self, reply: Reply) -> None:
         found = {index: answer[1] for index, answer in (await self._ask("/metrics")).items() if answer}
         found[self._family.own] = self._runtime.metrics.render()
         text = merge_metrics(found)
-        await respond(send, 200, text, [(b"content-type", CONTENT_TYPE_LATEST.encode())])
+        await reply.whole(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], text)
 
-    async def _look_up(self, request: Request, send: Send) -> bool:
+    async def _look_up(self, request: Request, reply: Reply) -> bool:
         """Answer with what a sibling knows of a payment; False if we know it ourselves or nobody does.
 
         Raises 503 if nobody knows it, but a sibling did not answer: "unknown" would let its client pay again.
@@ -225,7 +211,7 @@ class Front:
         ]
         for told in documents:
             if told is not None and (told.get("status") != "unknown" or told.get("in_flight")):
-                await respond_json(send, 200, msgspec.json.encode(told))
+                await respond_json(reply, 200, msgspec.json.encode(told))
                 return True
         if None in documents:
             raise RequestError(

@@ -21,7 +21,7 @@ import uvloop
 from machpay_gateway.errors import ConfigError, LogError
 from machpay_gateway.logs import configure_logging
 from machpay_gateway.runtime import Runtime
-from machpay_gateway.server import ReadyServer, bind, collect_rarely, configuration, serve_until_stopped
+from machpay_gateway.server import Server, bind, collect_rarely, house, serve_until_stopped
 from machpay_gateway.settings import Settings, load_settings
 from machpay_gateway.siblings.family import Family, folder, shared_secret, with_count, worker_settings
 from machpay_gateway.siblings.front import Front
@@ -76,7 +76,7 @@ async def _serve(orders: Orders) -> None:
                 _write_state(settings, orders.index, family)
                 logger.info("worker %d is gateway %s", orders.index, own.key.pubkey)
 
-            server = ReadyServer(configuration(front, own), ready)
+            server = Server(house(front, runtime), ready, grace_s=own.gateway.shutdown_s)
             try:
                 await serve_until_stopped(
                     server, [public, private], stop=_end_of_input(), install_signals=True

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from machpay_gateway.request import Send
+from machpay_gateway.reply import Reply
 
 MAX_ROUTES: Final = 200
 """Routes named in one packet; more are counted together as `other`."""
@@ -94,51 +94,21 @@ class Traffic:
         self._period.bytes_in += size
         self.bytes_in_total += size
 
-    def measure(self, send: Send) -> "Exchange":
-        """Count one exchange: use the result in place of `send`."""
-        return Exchange(self, send)
-
     def take(self) -> Period:
         """The period that ends now; a new one begins."""
         period, self._period = self._period, Period()
         return period
 
-    def answered(self, exchange: "Exchange") -> None:
-        """One exchange has ended."""
+    def answered(self, reply: Reply) -> None:
+        """One exchange has ended. One without an answer (the client was gone) counts only for its bytes."""
         period = self._period
-        period.bytes_out += exchange.bytes_out
-        self.bytes_out_total += exchange.bytes_out
-        if exchange.route is None or exchange.status is None:
+        period.bytes_out += reply.bytes_out
+        self.bytes_out_total += reply.bytes_out
+        if reply.route is None or reply.status is None:
             return
-        route = period.routes.get(exchange.route)
+        route = period.routes.get(reply.route)
         if route is None:
-            name = exchange.route if len(period.routes) < MAX_ROUTES else "other"
+            name = reply.route if len(period.routes) < MAX_ROUTES else "other"
             route = period.routes.setdefault(name, RouteTraffic())
-        route.statuses[exchange.status] += 1
-        route.latencies.add((time.perf_counter() - exchange.started) * 1000)
-
-
-class Exchange:
-    """One exchange on its way: an ASGI `send` that looks at what passes. `route` is set by who knows it."""
-
-    __slots__ = ("_send", "_traffic", "bytes_out", "route", "started", "status")
-
-    def __init__(self, traffic: Traffic, send: Send) -> None:
-        self._traffic = traffic
-        self._send = send
-        self.started = time.perf_counter()
-        self.status: int | None = None
-        self.bytes_out = 0
-        self.route: str | None = None
-
-    async def __call__(self, message: Any) -> None:
-        if message["type"] == "http.response.body":
-            self.bytes_out += len(message.get("body", b""))
-        elif message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.bytes_out += sum([len(name) + len(value) + 4 for name, value in message["headers"]])
-        await self._send(message)
-
-    def end(self) -> None:
-        """Count it. An exchange without an answer (the client was gone) counts only for its bytes."""
-        self._traffic.answered(self)
+        route.statuses[reply.status] += 1
+        route.latencies.add((time.perf_counter() - reply.started_at) * 1000)

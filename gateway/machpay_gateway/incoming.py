@@ -1,0 +1,131 @@
+"""What arrives on a client's connection, read into requests. llhttp reads; nothing is interpreted twice.
+
+Given to every request: its target exactly as received, because payments sign it (an empty query included), and an id.
+"""
+
+import itertools
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
+
+import httptools
+
+from machpay_gateway.request import Client, Headers, Request
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID_HEADER: Final = b"x-request-id"
+_PROCESS: Final = secrets.token_hex(6).encode()
+_counter: Final = itertools.count(1)
+_METHODS: Final = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+
+
+class NotHttp(Exception):
+    """The bytes on the connection are no HTTP request."""
+
+
+class OtherProtocol(Exception):
+    """What follows on the connection would be in another protocol."""
+
+
+class Incoming:
+    """Reads requests of `client`. `arrived(request, keep_alive)` gets each when its head is complete, `ended(request)`
+    when its body is."""
+
+    def __init__(
+        self, client: Client, arrived: Callable[[Request, bool], None], ended: Callable[[Request], None]
+    ) -> None:
+        self._client = client
+        self._arrived = arrived
+        self._ended = ended
+        self._parser: Any = httptools.HttpRequestParser(self)
+        # What follows a request that is to be the last is not answered; it makes that one no worse.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._target = b""
+        self._headers: Headers = []
+        self._has_begun = False
+        self._in_head = True
+        self.head_bytes = 0
+        """How much of a head has arrived that is not complete."""
+        self.request: Request | None = None
+        """Whose body is arriving."""
+
+    @property
+    def is_in_head(self) -> bool:
+        """True while a part of a head is there."""
+        return self._has_begun and self._in_head
+
+    def feed(self, data: bytes) -> None:
+        """Read what was received. Raises `NotHttp`, `OtherProtocol`."""
+        if self._in_head:
+            self.head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            raise OtherProtocol from error
+        except httptools.HttpParserError as error:
+            raise NotHttp(str(error)) from error
+
+    def close(self) -> None:
+        """Let go of the parser, which holds this object."""
+        self._parser = None
+
+    # --- What llhttp calls ------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._has_begun = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Behind the body it is a trailer: nothing that decides anything may come there.
+        if self._in_head:
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self.head_bytes = 0
+        parser, headers = self._parser, self._headers
+        method: bytes = parser.get_method()
+        request = Request(
+            self._client,
+            _METHODS.get(method) or method.decode(),
+            self._target,
+            headers,
+            request_id=_identify(headers),
+            wants_upgrade=parser.should_upgrade(),
+        )
+        self.request = request
+        self._arrived(request, parser.should_keep_alive() and parser.get_http_version() != "1.0")
+
+    def on_body(self, body: bytes) -> None:
+        request = self.request
+        # One that was answered before its body was read takes no more of it.
+        if request is not None and not request.is_gone:
+            request.feed(body)
+
+    def on_message_complete(self) -> None:
+        request, self.request = self.request, None
+        self._target, self._headers = b"", []
+        self._in_head, self._has_begun = True, False
+        if request is not None:
+            request.finish()
+            self._ended(request)
+
+
+def _identify(headers: Headers) -> bytes:
+    """The request's id: the client's own if it is one. Whoever the request is passed on to gets the id as well."""
+    request_id = b""
+    for name, value in headers:
+        if name == _REQUEST_ID_HEADER:
+            request_id = value
+    if request_id:
+        if _REQUEST_ID.fullmatch(request_id) is not None:
+            return request_id
+        headers[:] = [line for line in headers if line[0] != _REQUEST_ID_HEADER]
+    request_id = b"%s-%x" % (_PROCESS, next(_counter))
+    headers.append((_REQUEST_ID_HEADER, request_id))
+    return request_id
