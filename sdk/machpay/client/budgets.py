@@ -99,6 +99,8 @@ class Budgets:
         `spent_today` is what was authorised today, by vendor. Raises `BudgetExceededError` naming the
         narrowest budget that `least` does not fit in.
         """
+        if self.per_call_atomic is None and not self.counts_days:
+            return wanted
         vendor_limit = self.vendors_atomic.get(vendor, self.per_vendor_atomic)
         budgets: list[tuple[BudgetName, int | None, int]] = [
             ("call", self.per_call_atomic, spent_in_call),

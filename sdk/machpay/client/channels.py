@@ -103,7 +103,8 @@ class Channel:
     def quote(self, amount: int, now: float) -> Quote:
         """What to sign for a payment of `amount`. Raises `GatewayExposureError` when that would leave the
         gateway with more than `MAX_PRICES` prices signed beyond what is served or on its way."""
-        self._expire(now)
+        if self._open:
+            self._expire(now)
         self.price = max(self.price, amount)
         unresolved = self.unresolved + amount
         bound = min(U64_MAX, self.served + unresolved + MAX_PRICES * self.price)

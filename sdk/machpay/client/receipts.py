@@ -6,11 +6,13 @@ because its receipt could not be written down.
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.encoding import parse_pubkey
@@ -59,16 +61,27 @@ class ReceiptFile:
 
     def add(self, gateway: Pubkey, signed: SignedReceipt) -> None:
         """Append one receipt; trouble is logged."""
-        line = json.dumps(KeptReceipt(gateway, signed).to_json(), separators=(",", ":"))
+        line = msgspec.json.encode(KeptReceipt(gateway, signed).to_json()) + b"\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # One write in append mode: lines of several processes do not mix.
-            with self.path.open("ab", buffering=0) as file:
-                file.write(line.encode() + b"\n")
-                if file.tell() >= MAX_FILE_BYTES:
-                    self.path.replace(self.previous)
+            try:
+                size = self._append(line)
+            except FileNotFoundError:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                size = self._append(line)
+            if size >= MAX_FILE_BYTES:
+                self.path.replace(self.previous)
         except OSError as error:
             logger.warning("keeping a receipt in %s: %s", self.path, error)
+
+    def _append(self, line: bytes) -> int:
+        """The file's size afterwards. It is opened anew for every line: another process may have begun a new one."""
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            # One write in append mode: lines of several processes do not mix.
+            os.write(file, line)
+            return os.lseek(file, 0, os.SEEK_CUR)
+        finally:
+            os.close(file)
 
     def lines(self) -> Iterator[str]:
         """Every line kept, oldest first."""

@@ -9,9 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -19,8 +17,6 @@ from machpay.client.budgets import Budgets
 from machpay.client.errors import SpendingUnknownError
 from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import MalformedError
-
-DAY_S: Final = 86_400
 
 
 class _Document(msgspec.Struct):
@@ -30,12 +26,14 @@ class _Document(msgspec.Struct):
 
 
 class Spending:
-    """Takes from one agent's budgets. Without a `path` it counts in this process only."""
+    """Takes from one agent's budgets. Without a `path` it counts in this process only, without a budget for days not at
+    all."""
 
     def __init__(self, budgets: Budgets, agent: str, path: Path | None) -> None:
         self._budgets = budgets
         self._agent = agent
-        self._path = path if budgets.counts_days else None
+        self._counts = budgets.counts_days
+        self._path = path if self._counts else None
         self._day = ""
         self._vendors: dict[str, int] = {}
 
@@ -44,23 +42,19 @@ class Spending:
 
         Raises `BudgetExceededError`, `SpendingUnknownError`; then nothing is counted.
         """
-        if self._path is None:
-            self._start_day(_day(now))
-            return self._take(vendor, least, wanted, spent_in_call)
+        if not self._counts:
+            return self._budgets.grant({}, vendor, least=least, wanted=wanted, spent_in_call=spent_in_call)
         with self._turn(now):
-            return self._take(vendor, least, wanted, spent_in_call)
-
-    def _take(self, vendor: str, least: int, wanted: int, spent_in_call: int) -> int:
-        granted = self._budgets.grant(
-            self._vendors, vendor, least=least, wanted=wanted, spent_in_call=spent_in_call
-        )
-        if granted:
-            self._vendors[vendor] = self._vendors.get(vendor, 0) + granted
+            granted = self._budgets.grant(
+                self._vendors, vendor, least=least, wanted=wanted, spent_in_call=spent_in_call
+            )
+            if granted:
+                self._vendors[vendor] = self._vendors.get(vendor, 0) + granted
         return granted
 
     def give_back(self, vendor: str, amount: int, *, taken_at: float, now: float) -> None:
         """Uncount what turned out to authorise nothing. What was taken on another day is gone with it."""
-        if amount == 0 or _day(taken_at) != _day(now):
+        if amount == 0 or not self._counts or _day(taken_at) != _day(now):
             return
         # Counting too much is safe: what cannot be written down now stays counted.
         with contextlib.suppress(SpendingUnknownError), self._turn(now):
@@ -126,9 +120,4 @@ class Spending:
 
 
 def _day(unix_seconds: float) -> str:
-    return _date(int(unix_seconds // DAY_S))
-
-
-@lru_cache(maxsize=2)
-def _date(day: int) -> str:
-    return datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
+    return datetime.fromtimestamp(unix_seconds, UTC).date().isoformat()

@@ -7,6 +7,7 @@ Binding = Literal["request", "route"]
 
 MAX_BOUND_BODY_BYTES: Final = 256 * 1024
 """Above this a request is bound by its route alone unless the route demands the whole request."""
+_EMPTY_SHA256: Final = hashlib.sha256(b"").digest()
 
 
 def request_hash(
@@ -17,7 +18,7 @@ def request_hash(
     Pass `body_sha256` instead of `body` when the body was hashed while it streamed.
     """
     if body_sha256 is None:
-        body_sha256 = hashlib.sha256(body or b"").digest()
+        body_sha256 = hashlib.sha256(body).digest() if body else _EMPTY_SHA256
     raw_target = target.encode("ascii") if isinstance(target, str) else target
     return hashlib.sha256(method.upper().encode("ascii") + b"\n" + raw_target + b"\n" + body_sha256).digest()
 
