@@ -10,6 +10,8 @@ from machpay.client.errors import BudgetError, ClientError
 from machpay.client.receipts import KeptReceipt
 
 CALLS = 4
+WORDS = {"text": "micropayments", "a": "a cat", "b": "a dog"}
+"""What the demo's services read from the query; an agent that is served nothing pays nothing, and learns nothing."""
 
 
 def approve(proposal: Proposal) -> bool:
@@ -42,7 +44,7 @@ async def main(demo: str) -> None:
         found = [offer for gateway in config.gateways for offer in await offers(client, gateway)]
         for price, url in sorted(found)[:CALLS]:
             try:
-                answer = await client.pay_and_call(url, max_price_atomic=price, retries=2)
+                answer = await client.pay_and_call(url, params=WORDS, max_price_atomic=price, retries=2)
                 print(f"{url} {answer.status_code}, cost {answer.charged}")
             except BudgetError as error:
                 print(f"{url} not allowed: {error}")

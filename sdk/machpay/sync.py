@@ -21,9 +21,11 @@ import httpx
 
 from machpay.client import MachPayClient as AsyncClient
 from machpay.client import MachPayConfig, PaidResponse, Payment
+from machpay.client.complaints import Evidence, Kind
 from machpay.client.receipts import ReceiptFile
 from machpay.client.uploads import Content
 from machpay.client.withdrawals import BondInfo
+from machpay.protocol.complaints import ComplaintAnswer
 from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.receipts import SignedReceipt
@@ -164,6 +166,11 @@ class MachPayClient:
         """The receipts that are kept in the `state_dir`; None without one."""
         return self._client.receipts
 
+    @property
+    def evidence(self) -> Evidence:
+        """What can be shown of payments that were not served."""
+        return self._client.evidence
+
     def pay_and_call(
         self,
         url: str,
@@ -227,6 +234,10 @@ class MachPayClient:
     def look_up(self, url: str, digest: bytes) -> PaymentLookup:
         """Ask the gateway at `url`'s origin what became of the payment `digest`."""
         return self._loop.run(self._client.look_up(url, digest))
+
+    def complain(self, payment: Payment | bytes, kind: Kind = "DENIED", detail: str = "") -> ComplaintAnswer:
+        """As `MachPayClient.complain`."""
+        return self._loop.run(self._client.complain(payment, kind, detail))
 
     verify_receipt = staticmethod(AsyncClient.verify_receipt)
 

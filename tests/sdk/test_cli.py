@@ -16,6 +16,7 @@ from machpay.protocol.keys import SigningKey
 from machpay.runner import Tally
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
+from tests.gateway.network_standin import Account
 from tests.sdk.model import GATEWAY, a_receipt
 
 
@@ -108,7 +109,34 @@ async def test_what_cannot_be_reached_or_used_is_told_without_a_traceback(run, m
     missing = ["--key", str(tmp_path / "none.json"), "--network", str(manifest)]
     code, _, err = await run("call", "http://127.0.0.1:9/x", *missing, with_own=False)
     assert code == cli.MISUSED
-    assert "neither a secret key nor the path" in err
+    assert "there is no key file" in err
+    code, _, err = await run("receipts", "--key", missing[1], with_own=False)
+    assert (code, "--key names another" in err) == (cli.MISUSED, True)
+    (tmp_path / "k.json").write_bytes((tmp_path / "agent.json").read_bytes())
+    code, _, err = await run("receipts", "--key", str(tmp_path / "k.json"), with_own=False)
+    assert (code, "--network" in err) == (cli.MISUSED, True)
+
+
+async def test_what_was_not_served_is_listed_for_a_complaint(run, gateway, key, net):
+    code, out, err = await run("receipts")
+    assert (code, out, "no receipts" in err) == (cli.OK, "", True)
+    code, out, err = await run("complain")
+    assert (code, out, "was served" in err) == (cli.OK, "", True)
+    net.accounts[key.pubkey] = Account(bond=PRICE)
+    await run("call", gateway.url + "/paid?mode=status-503")
+    assert (await run("call", gateway.url + "/dear"))[0] == cli.REFUSED
+    code, out, _ = await run("complain", "--json")
+    listed = [json.loads(line) for line in out.splitlines()]
+    assert [(one["reason"], one["receipt"]) for one in listed] == [
+        ("http_503", True),
+        ("insufficient_bond", False),
+    ]
+    assert {one["gateway"] for one in listed} == {gateway.settings.key.pubkey}
+    code, _, err = await run("complain", listed[0]["payment"])
+    assert (code, "relayer_url" in err) == (cli.MISUSED, True)
+    with pytest.raises(SystemExit) as misused:
+        await run("complain", "abc")
+    assert misused.value.code == cli.MISUSED
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "0.0000001", "x", "NaN", "inf"])

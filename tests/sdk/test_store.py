@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from machpay.client.channels import Totals
+from machpay.client.errors import UnresolvedPaymentError
 from machpay.client.store import StateFile
+from machpay.client.terms import origin_of
 from machpay.protocol.encoding import U64_MAX
+from tests.gateway.factories import PRICE
 from tests.sdk.model import AGENT, NETWORK, STRANGER
 
 totals = st.builds(Totals, st.integers(0, U64_MAX), st.integers(0, U64_MAX), st.integers(0, U64_MAX))
@@ -103,3 +106,26 @@ def test_saving_is_due_at_first_and_not_right_after(tmp_path):
     assert file.is_due()
     file.save({})
     assert not file.is_due()
+
+
+async def test_the_next_process_names_the_gateway_that_this_one_saw(make_client, relay, gateway, tmp_path):
+    """Although nothing was paid: one of several processes knows the identifiers of this one's calls."""
+    state = tmp_path / "state"
+    named = f"machpay-gateway: {gateway.settings.key.pubkey}".lower().encode()
+    first = await make_client(state_dir=state)
+    relay.plan.extend(["pass", *["cut before"] * 20])
+    with pytest.raises(UnresolvedPaymentError):
+        await first.pay_and_call(relay.url + "/paid")
+    assert named not in relay.seen[0].lower()
+    relay.plan.clear()
+    before = len(relay.seen)
+    second = await make_client(state_dir=state)
+    assert (await second.pay_and_call(relay.url + "/paid")).charged == PRICE
+    assert named in relay.seen[before].lower()
+    # A word to the gateway and no pin: a key that has changed since is not refused.
+    saved = json.loads(next(state.glob("*.json")).read_text())
+    assert saved["gateways"] == {origin_of(relay.url): gateway.settings.key.pubkey}
+    saved["gateways"] = {origin_of(relay.url): STRANGER.pubkey}
+    next(state.glob("*.json")).write_text(json.dumps(saved))
+    third = await make_client(state_dir=state)
+    assert (await third.pay_and_call(relay.url + "/paid")).charged == PRICE

@@ -76,7 +76,6 @@ def _live_line(options: argparse.Namespace, tally: Tally) -> None:
         print(json.dumps(report), file=sys.stderr, flush=True)
         return
     charged, failed = sum(report["charged_atomic"].values()), sum(report["failures"].values())
-    line = (
-        f"{report['paid']} paid, {report['calls_per_s']}/s, p50 {report['p50_ms']} ms, {usdc(charged)} USDC"
-    )
+    median = "-" if report["p50_ms"] is None else report["p50_ms"]
+    line = f"{report['paid']} paid, {report['calls_per_s']}/s, p50 {median} ms, {usdc(charged)} USDC"
     print(f"\r{line}, {failed} failed   ", end="", file=sys.stderr, flush=True)

@@ -3,11 +3,15 @@
 import argparse
 import json
 import os
+import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
 from machpay.client import MachPayConfig
+from machpay.client.errors import ConfigError
+from machpay.protocol.encoding import parse_hex
+from machpay.protocol.errors import MalformedError
 
 USDC: Final = 1_000_000
 DEFAULT_KEY: Final = "secret_key.json"
@@ -18,13 +22,25 @@ def say(options: argparse.Namespace, result: dict[str, Any], text: str) -> None:
     print(json.dumps(result) if options.as_json else text)
 
 
+def note(text: str) -> None:
+    """Tell a person at the terminal why there is nothing to print."""
+    print(f"machpay: {text}", file=sys.stderr)
+
+
 def config_of(options: argparse.Namespace) -> MachPayConfig:
     """The agent's configuration from the environment and the options. Raises `ConfigError`."""
     environment = dict(os.environ)
     if options.key is not None or not environment.get("MACHPAY_AGENT_SECRET"):
-        environment["MACHPAY_AGENT_SECRET"] = options.key or DEFAULT_KEY
+        path = options.key or DEFAULT_KEY
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"there is no key file {path}: `machpay agent init` makes one, --key names another"
+            )
+        environment["MACHPAY_AGENT_SECRET"] = path
     if options.network is not None:
         environment["MACHPAY_NETWORK"] = options.network
+    if not environment.get("MACHPAY_NETWORK"):
+        raise ConfigError("no network: name its JSON description with --network or MACHPAY_NETWORK")
     environment["MACHPAY_STATE_DIR"] = str(state_dir(options))
     return MachPayConfig.from_env(environment)
 
@@ -56,6 +72,14 @@ def header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise argparse.ArgumentTypeError("a header is 'Name: value'")
     return name.strip(), value.strip()
+
+
+def digest(text: str) -> bytes:
+    """A payment's digest."""
+    try:
+        return parse_hex(text, "a payment's digest", 32)
+    except MalformedError as error:
+        raise argparse.ArgumentTypeError(error.detail) from error
 
 
 def positive(text: str) -> float:

@@ -6,10 +6,11 @@ from typing import Any
 from machpay import __version__
 from machpay.cli import agent as agent_commands
 from machpay.cli import call as call_command
+from machpay.cli import complain as complain_command
 from machpay.cli import e2e as e2e_command
 from machpay.cli import receipts as receipts_command
 from machpay.cli.codes import EXIT_CODES
-from machpay.cli.options import DEFAULT_KEY, amount, count, header, positive
+from machpay.cli.options import DEFAULT_KEY, amount, count, digest, header, positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -102,6 +103,17 @@ def parser() -> argparse.ArgumentParser:
         receipts_command.run,
     )
     receipts.add_argument("action", choices=("list", "verify", "prove"), nargs="?", default="list")
+
+    complain = add(
+        commands,
+        "complain",
+        "payments that were not served; with one of them: tell the network that its gateway denies service",
+        complain_command.run,
+    )
+    complain.add_argument(
+        "payment", nargs="?", type=digest, help="the payment's digest; without it they are listed"
+    )
+    complain.add_argument("--detail", default="", help="what happened, in your own words")
 
     e2e = add(
         commands,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from machpay.cli.codes import FAILED, OK
-from machpay.cli.options import config_of, say, state_dir, usdc
+from machpay.cli.options import config_of, note, say, state_dir, usdc
 from machpay.client import MachPayClient, MachPayConfig
 from machpay.client.errors import NotAnchoredError, ProofUnavailableError
 from machpay.client.receipts import KeptReceipt, ReceiptFile
@@ -24,7 +24,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace, path: Path) -> int:
-    for line in ReceiptFile(path).lines():
+    lines = list(ReceiptFile(path).lines())
+    if not lines:
+        note(f"no receipts in {path}")
+    for line in lines:
         try:
             kept = KeptReceipt.from_line(line)
         except MalformedError:

@@ -16,6 +16,7 @@ from machpay.client.store import StateFile, state_path
 from machpay.protocol.receipts import SignedReceipt
 
 WATERMARK_CACHE_S: Final = 2.0
+MAX_ORIGINS: Final = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class ChannelBook:
         self._watermarks: dict[Pubkey, tuple[float, int]] = {}
         self._store: StateFile | None = None
         self._saved: dict[str, Totals] = {}
+        self._gateways: dict[str, str] = {}
         self.receipts: ReceiptFile | None = None
         if config.state_dir is not None:
             self._store = StateFile(config.state_dir, config.key.pubkey, config.network)
@@ -38,6 +40,7 @@ class ChannelBook:
                 state_path(config.state_dir, config.key.pubkey, config.network, "receipts.jsonl")
             )
             self._saved = self._store.load()
+            self._gateways = self._store.load_gateways()
 
     def channel(self, gateway: Pubkey) -> Channel:
         """The channel with `gateway`, starting from what was saved."""
@@ -47,6 +50,18 @@ class ChannelBook:
             saved = self._saved.get(str(address), NOTHING_KNOWN)
             channel = self._channels[gateway] = Channel(address, self._agent, gateway, saved)
         return channel
+
+    def last_gateway(self, origin: str) -> str | None:
+        """The gateway (base58) that an origin showed last, in this process or an earlier one."""
+        return self._gateways.get(origin)
+
+    def saw_gateway(self, origin: str, gateway: Pubkey) -> None:
+        """Remember the gateway of an origin, at once: after a crash the next process has to name it, to be sent to
+        where its payment identifiers are known."""
+        shown = str(gateway)
+        if self._gateways.get(origin) != shown and len(self._gateways) < MAX_ORIGINS:
+            self._gateways[origin] = shown
+            self.save()
 
     def count(self, channel: Channel, receipt: SignedReceipt) -> None:
         """Take a checked receipt for one of our payments into account."""
@@ -65,7 +80,8 @@ class ChannelBook:
         if self._store is None:
             return
         try:
-            self._store.save({str(channel.address): channel.totals for channel in self._channels.values()})
+            totals = {str(channel.address): channel.totals for channel in self._channels.values()}
+            self._store.save(totals, self._gateways)
         except OSError as error:
             # The next start relearns the totals; a payment must not fail for this.
             logger.warning("saving %s: %s", self._store.path, error)

@@ -21,12 +21,19 @@ from machpay.client.anchors import fetch_proof, parse_proof, verify_inclusion
 from machpay.client.balance import BalanceWatch
 from machpay.client.bonds import BondAccess, BondManager
 from machpay.client.book import ChannelBook
+from machpay.client.complaints import Evidence, Kind, send_complaint
 from machpay.client.config import MachPayConfig
 from machpay.client.cosigning import Cosigner
-from machpay.client.errors import ConfigError, GatewayMismatchError, InsufficientBondError
+from machpay.client.errors import (
+    ConfigError,
+    GatewayMismatchError,
+    InsufficientBondError,
+    PaymentRefusedError,
+    UnknownPaymentError,
+)
 from machpay.client.exchange import Exchange
 from machpay.client.paying import Payer
-from machpay.client.payments import PaidResponse
+from machpay.client.payments import PaidResponse, Payment
 from machpay.client.prices import Prices
 from machpay.client.receipts import ReceiptFile
 from machpay.client.spending import Spending
@@ -37,6 +44,7 @@ from machpay.client.transport import Transport
 from machpay.client.uploads import Content, Source, open_content
 from machpay.client.vendors import Vendors
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
+from machpay.protocol.complaints import ComplaintAnswer
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.proofs import InclusionProof
@@ -77,6 +85,9 @@ class MachPayClient:
                 every_s=config.cosign_s,
             )
         self._prices = Prices(config)
+        kept = None if folder is None else state_path(folder, self.agent, config.network, "unserved.jsonl")
+        self.evidence = Evidence(self._key, kept)
+        """What can be shown of payments that were not served; see `complain`."""
         self._payer = Payer(
             config,
             self._transport,
@@ -85,6 +96,7 @@ class MachPayClient:
             self._spending,
             self._prices,
             Vendors(config.budgets, self._chain),
+            self.evidence,
             self._telemetry,
         )
         self._stack = AsyncExitStack()
@@ -220,7 +232,7 @@ class MachPayClient:
         payment_id: str | None,
     ) -> PaidResponse:
         try:
-            return await self._payer.buy(
+            response = await self._payer.buy(
                 request,
                 max_price_atomic,
                 streams=streams,
@@ -228,10 +240,15 @@ class MachPayClient:
                 payment_id=payment_id,
                 source=body if isinstance(body, Source) else None,
             )
-        except InsufficientBondError:
-            if self._watch is not None:
+        except PaymentRefusedError as error:
+            self.evidence.unserved(error.digest, error.code)
+            if self._watch is not None and isinstance(error, InsufficientBondError):
                 self._watch.look_soon()
             raise
+        paid = response.payment
+        if paid is not None and paid.receipt is not None and response.is_error and not paid.charged:
+            self.evidence.unserved(paid.digest, f"http_{response.status_code}", paid.receipt)
+        return response
 
     async def look_up(self, url: str, digest: bytes) -> PaymentLookup:
         """Ask the gateway at `url`'s origin what became of the payment `digest`.
@@ -252,6 +269,23 @@ class MachPayClient:
             if channel.is_open(digest):
                 self._book.count(channel, receipt)
         return lookup
+
+    async def complain(
+        self, payment: Payment | bytes, kind: Kind = "DENIED", detail: str = ""
+    ) -> ComplaintAnswer:
+        """Tell the network what a gateway did with a payment, within a day: that it was not served although it should
+        have been ("DENIED"), or that more was charged than its receipt says ("OVERCHARGED").
+
+        `payment` is that of a response, or a digest: of a `PaymentRefusedError`, or of `evidence.kept()`. Returns the
+        relayer's id and verdict: "NOTED", "PROVEN" or "REFUTED". Raises `UnknownPaymentError`,
+        `ComplaintRefusedError`, `GatewayUnreachableError`, `ConfigError` without a `relayer_url`.
+        """
+        digest = payment.digest if isinstance(payment, Payment) else payment
+        receipt = payment.receipt if isinstance(payment, Payment) else None
+        shown = self.evidence.find(digest, receipt)
+        if shown is None:
+            raise UnknownPaymentError(digest)
+        return await send_complaint(self._transport, self._key, self.config.relayer_url, shown, kind, detail)
 
     @staticmethod
     def verify_receipt(

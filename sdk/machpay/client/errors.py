@@ -24,6 +24,9 @@ ClientError
 ├── ProofError                a payment's place in an anchored batch cannot be shown
 │   ├── NotAnchoredError        it is in no batch yet: ask again later
 │   └── ProofUnavailableError   no proof, or not one that can be read
+├── ComplaintError            a complaint was not handed in
+│   ├── UnknownPaymentError     what this agent signed for the payment is not here any more
+│   └── ComplaintRefusedError   the relayer does not take it; `status` and the text say why
 └── BondError                 a deposit or a withdrawal that cannot work
     ├── InsufficientFundsError    the wallet holds less than the amount
     ├── BondTooSmallError         a first deposit below the network's minimum
@@ -232,6 +235,28 @@ class NotAnchoredError(ProofError):
 
 class ProofUnavailableError(ProofError):
     """The proof does not exist, cannot be fetched or cannot be read."""
+
+
+class ComplaintError(ClientError):
+    """A complaint about a payment was not handed in."""
+
+
+class UnknownPaymentError(ComplaintError):
+    """What was signed for the payment `digest` is not known here: only the latest ones, and those that were not served,
+    are kept."""
+
+    def __init__(self, digest: bytes) -> None:
+        super().__init__(f"payment {digest.hex()} is not one of those that are kept")
+        self.digest = digest
+
+
+class ComplaintRefusedError(ComplaintError):
+    """The relayer's HTTP `status` and its words."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"the relayer answers {status}: {detail}")
+        self.status = status
+        self.detail = detail
 
 
 class BondError(ClientError):

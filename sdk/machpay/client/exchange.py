@@ -112,7 +112,7 @@ class Exchange:
             if wait_s is not None and busy < self._busy_resends and self._has_time(sent, waited_s + wait_s):
                 # Nothing was taken, and the same bytes are taken at most once. But behind another process's 503 the
                 # payment may have been on its way.
-                maybe_sent = maybe_sent or answer.status_code != 429
+                maybe_sent = maybe_sent or (sent.order.is_named and answer.status_code != 429)
                 busy, waited_s = busy + 1, waited_s + wait_s
                 await asyncio.sleep(wait_s)
                 continue

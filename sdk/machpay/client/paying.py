@@ -15,6 +15,7 @@ import msgspec
 from machpay.client.book import ChannelBook
 from machpay.client.budgets import Proposal
 from machpay.client.channels import Channel
+from machpay.client.complaints import Evidence
 from machpay.client.config import MachPayConfig
 from machpay.client.errors import (
     ApprovalDeniedError,
@@ -99,8 +100,10 @@ class Payer:
         spending: Spending,
         prices: Prices,
         vendors: Vendors,
+        evidence: Evidence,
         telemetry: Telemetry | None,
     ) -> None:
+        self._evidence = evidence
         self._telemetry = telemetry
         self._vendors = vendors
         self._config = config
@@ -230,8 +233,9 @@ class Payer:
         challenge = self._prices.known(call)
         if challenge is None or challenge.offer.amount > purchase.max_price_atomic:
             known = self._prices.gateway_of(call.origin)
-            if known is not None:
-                purchase.request.headers[GATEWAY_HEADER] = str(known)
+            named = self._book.last_gateway(call.origin) if known is None else str(known)
+            if named is not None:
+                purchase.request.headers[GATEWAY_HEADER] = named
             body = None if purchase.source is None else purchase.source.upload(call.url, waits=True)
             answer = await self._transport.ask(purchase.request, streams=streams, body=body)
             # HEAD is never served for money: its 402 is the answer, and says the price.
@@ -240,6 +244,7 @@ class Payer:
                     hand_on_free(answer, call.url)
                 return PaidResponse.of(answer, None)
             challenge = self._prices.learn(answer, call)
+            self._book.saw_gateway(call.origin, challenge.offer.gateway)
         return await self._pay(purchase, challenge)
 
     async def _pay(self, purchase: Purchase, challenge: Challenge) -> PaidResponse:
@@ -256,6 +261,7 @@ class Payer:
             purchase.vendor, purchase.signed_at = str(offer.vendor), time.perf_counter()
             earlier = tuple(purchase.orders)
             purchase.orders.append(order)
+            self._evidence.signed(order)
             outcome = await self._exchange.deliver(
                 Delivery(
                     call,

@@ -7,7 +7,9 @@ each other out: each merges what it finds and replaces the file whole, so a read
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -36,6 +38,7 @@ class _Document(msgspec.Struct):
     version: int
     agent: str
     channels: dict[str, _Entry]
+    gateways: dict[str, str] = {}
 
 
 class StateFile:
@@ -48,12 +51,7 @@ class StateFile:
 
     def load(self) -> dict[str, Totals]:
         """The totals found; empty when there is no file or it does not read as one of ours."""
-        try:
-            document = msgspec.json.decode(self.path.read_bytes(), type=_Document)
-        except (OSError, msgspec.DecodeError):
-            return {}
-        if document.version != VERSION or document.agent != self._agent:
-            return {}
+        document = self._read()
         found = {}
         for address, entry in document.channels.items():
             numbers = [_number(text) for text in (entry.total, entry.served, entry.signed)]
@@ -61,7 +59,20 @@ class StateFile:
                 found[address] = Totals(*(number or 0 for number in numbers))
         return found
 
-    def save(self, totals: dict[str, Totals]) -> None:
+    def load_gateways(self) -> dict[str, str]:
+        """Origins, and the gateway (base58) that each showed last."""
+        return self._read().gateways
+
+    def _read(self) -> _Document:
+        try:
+            document = msgspec.json.decode(self.path.read_bytes(), type=_Document)
+        except (OSError, msgspec.DecodeError):
+            document = None
+        if document is None or document.version != VERSION or document.agent != self._agent:
+            return _Document(VERSION, self._agent, {})
+        return document
+
+    def save(self, totals: dict[str, Totals], gateways: Mapping[str, str] = MappingProxyType({})) -> None:
         """Merge with what is there and replace the file. Raises `OSError`."""
         merged = self.load()
         for address, mine in totals.items():
@@ -73,6 +84,7 @@ class StateFile:
                 address: _Entry(str(known.total), str(known.served), str(known.signed))
                 for address, known in sorted(merged.items())
             },
+            gateways={**self.load_gateways(), **gateways},
         )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(f".{os.getpid()}.new")
