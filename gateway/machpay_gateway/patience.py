@@ -8,11 +8,12 @@ from types import TracebackType
 
 
 class Patience:
-    """A bound of `seconds`. Each `with patience.limit():` raises `TimeoutError` if what is awaited inside takes longer;
-    it works like `asyncio.timeout`, by cancelling the task."""
+    """A bound of `seconds`, made inside the event loop. Each `with patience.limit():` raises `TimeoutError` if what is
+    awaited inside takes longer; it works like `asyncio.timeout`, by cancelling the task."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.loop = asyncio.get_running_loop()
         self._waits: dict[_Wait, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -22,11 +23,10 @@ class Patience:
 
     def begin(self, wait: "_Wait") -> None:
         """Watch `wait` from now on. They are equally long, so that the first to begin is the first to be late."""
-        loop = asyncio.get_running_loop()
-        wait.late_at = loop.time() + self._seconds
+        wait.late_at = self.loop.time() + self._seconds
         self._waits[wait] = None
         if self._timer is None:
-            self._timer = loop.call_at(wait.late_at, self._look)
+            self._timer = self.loop.call_at(wait.late_at, self._look)
 
     def end(self, wait: "_Wait") -> None:
         """`wait` is over."""
@@ -34,11 +34,10 @@ class Patience:
 
     def _look(self) -> None:
         self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.loop.time()
         for wait in list(self._waits):
             if wait.late_at - now > 0.001:
-                self._timer = loop.call_at(wait.late_at, self._look)
+                self._timer = self.loop.call_at(wait.late_at, self._look)
                 return
             del self._waits[wait]
             wait.expire()
@@ -55,7 +54,7 @@ class _Wait:
         self.late_at = 0.0
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._patience.loop)
         if task is None:
             raise RuntimeError("only a task can be timed")
         self._task = task

@@ -28,25 +28,25 @@ class Pool:
         self._read_timeout_s = read_timeout_s
         self._keep_alive_s = keep_alive_s
         self._idle: deque[Connection] = deque()
-        self._slots = asyncio.Semaphore(max_connections)
+        self._free = max_connections
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
 
     async def acquire(self, *, fresh: bool = False) -> Connection:
         """A connection to be given back by `release`. Raises `OSError`, `TimeoutError`."""
-        if self._slots.locked():
-            async with asyncio.timeout(self._connect_timeout_s + self._read_timeout_s):
-                await self._slots.acquire()
+        if self._free:
+            self._free -= 1
         else:
-            await self._slots.acquire()
+            await self._wait_for_slot()
         try:
             return (None if fresh else self._reuse()) or await self._connect()
         except BaseException:
-            self._slots.release()
+            self._give_slot()
             raise
 
     def release(self, connection: Connection) -> None:
         """Take a connection back; one that cannot be used again is dropped."""
-        self._slots.release()
+        self._give_slot()
         if connection.is_reusable:
             connection.served += 1
             connection.idle_since = self._loop.time()
@@ -57,6 +57,27 @@ class Pool:
     def close(self) -> None:
         while self._idle:
             self._idle.popleft().abort()
+
+    async def _wait_for_slot(self) -> None:
+        slot = self._loop.create_future()
+        self._waiting.append(slot)
+        try:
+            async with asyncio.timeout(self._connect_timeout_s + self._read_timeout_s):
+                await slot
+        except BaseException:
+            if slot.done() and not slot.cancelled():
+                # It was given to who no longer wants it.
+                self._give_slot()
+            raise
+
+    def _give_slot(self) -> None:
+        """To who has waited longest, else to whoever comes next."""
+        while self._waiting:
+            slot = self._waiting.popleft()
+            if not slot.done():
+                slot.set_result(None)
+                return
+        self._free += 1
 
     def _reuse(self) -> Connection | None:
         oldest_allowed = self._loop.time() - self._keep_alive_s

@@ -7,7 +7,7 @@ dear one because the upstream normalises what the gateway did not.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from machpay_gateway.errors import ConfigError, RequestError
@@ -45,11 +45,12 @@ class Route:
     amount_url: str = ""
     binding: RouteBinding = "auto"
     input_schema: Mapping[str, Any] | None = None
+    label: str = field(init=False)
+    """How metrics and events name it."""
 
-    @property
-    def label(self) -> str:
-        """How metrics and events name it."""
-        return f"{self.method} {self.path}" + ("*" if self.match == "prefix" else "")
+    def __post_init__(self) -> None:
+        label = f"{self.method} {self.path}" + ("*" if self.match == "prefix" else "")
+        object.__setattr__(self, "label", label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,13 @@ class RouteTable:
             for shape, methods in sorted(patterns.items(), key=lambda item: item[0].split("/").count("{}"))
         ]
         self._prefixes = sorted(prefixes.items(), key=lambda item: -len(item[0]))
+        # Most requests are for these, written like this.
+        self._plain = {
+            (route.method, path.encode()): _offer(route)
+            for path, methods in self._exact.items()
+            for route in methods.values()
+            if path.isascii()
+        }
 
     def resolve(self, method: str, path: str, raw_path: bytes) -> Priced | Free:
         """What a request for `path` (percent-decoded; `raw_path` as received) costs.
@@ -97,6 +105,9 @@ class RouteTable:
         HEAD follows GET. Raises `RequestError`: 400 for an ambiguous path, 404 for one that is not offered, 405 for
         a method that is not.
         """
+        offer = self._plain.get((method, raw_path))
+        if offer is not None:
+            return offer
         if _AMBIGUOUS_RAW.search(raw_path) or _AMBIGUOUS_PATH.search(path):
             raise RequestError(
                 400, "ambiguous_path", "the path has dot segments, empty segments or encoded slashes"
@@ -113,7 +124,7 @@ class RouteTable:
             raise RequestError(
                 405, "method_not_allowed", "not offered with this method", ((b"allow", allowed),)
             )
-        return Priced(route) if route.price_atomic else Free(route.label)
+        return _offer(route)
 
     def is_listed(self, path: str) -> bool:
         """True if some route, priced or free, covers `path`."""
@@ -134,6 +145,10 @@ class RouteTable:
             if path.startswith(prefix):
                 return candidates
         return None
+
+
+def _offer(route: Route) -> Priced | Free:
+    return Priced(route) if route.price_atomic else Free(route.label)
 
 
 def _compile(shape: str) -> re.Pattern[str]:
