@@ -1,13 +1,16 @@
 """The network's facilitator (`<relayer>/facilitator`: /supported, /verify, /settle) for the stock `x402` package.
 
 `MachPayFacilitatorClient` is the stock HTTP client that hands what corrects a client's total on to the server's scheme:
-the stock one drops it. `MachPayFacilitatorScheme` lets a facilitator of one's own offer MachPay bonds by asking the
-network's.
+the stock one drops it. It also asks a busy facilitator again, which both calls allow any number of times; the stock one
+makes a refused payment of it. `MachPayFacilitatorScheme` lets a facilitator of one's own offer MachPay bonds by asking
+the network's.
 """
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient, HTTPFacilitatorClientSync
 from x402.interfaces import FacilitatorContext
@@ -24,7 +27,12 @@ from x402.schemas import (
 from machpay.protocol.x402 import SCHEME
 
 TIMEOUT_S: Final = 30.0
+BUSY_TRIES: Final = 5
+BUSY_PAUSE_S: Final = 1.0
+"""What the facilitator asks for in `Retry-After`."""
 CORRECTIVE: Final[tuple[str, ...]] = ("committedTotal", "voucher", "receipt")
+
+T = TypeVar("T")
 
 _correction: ContextVar[Mapping[str, Any]] = ContextVar("machpay_correction")
 """What the last verification of this request said to correct; a request's hooks all run in its own context."""
@@ -48,7 +56,25 @@ class MachPayFacilitatorClient(HTTPFacilitatorClient):
         payload: PaymentPayload | PaymentPayloadV1,
         requirements: PaymentRequirements | PaymentRequirementsV1,
     ) -> VerifyResponse:
-        return _remembered(await super().verify(payload, requirements))
+        return _remembered(await self._patiently("verify", super().verify, payload, requirements))
+
+    async def settle(
+        self,
+        payload: PaymentPayload | PaymentPayloadV1,
+        requirements: PaymentRequirements | PaymentRequirementsV1,
+    ) -> SettleResponse:
+        return await self._patiently("settle", super().settle, payload, requirements)
+
+    @staticmethod
+    async def _patiently(name: str, ask: Callable[..., Awaitable[T]], *payment: object) -> T:
+        for _ in range(BUSY_TRIES):
+            try:
+                return await ask(*payment)
+            except ValueError as error:
+                if not _is_busy(name, error):
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_S)
+        return await ask(*payment)
 
 
 class MachPayFacilitatorClientSync(HTTPFacilitatorClientSync):
@@ -62,7 +88,25 @@ class MachPayFacilitatorClientSync(HTTPFacilitatorClientSync):
         payload: PaymentPayload | PaymentPayloadV1,
         requirements: PaymentRequirements | PaymentRequirementsV1,
     ) -> VerifyResponse:
-        return _remembered(super().verify(payload, requirements))
+        return _remembered(self._patiently("verify", super().verify, payload, requirements))
+
+    def settle(
+        self,
+        payload: PaymentPayload | PaymentPayloadV1,
+        requirements: PaymentRequirements | PaymentRequirementsV1,
+    ) -> SettleResponse:
+        return self._patiently("settle", super().settle, payload, requirements)
+
+    @staticmethod
+    def _patiently(name: str, ask: Callable[..., T], *payment: object) -> T:
+        for _ in range(BUSY_TRIES):
+            try:
+                return ask(*payment)
+            except ValueError as error:
+                if not _is_busy(name, error):
+                    raise
+            time.sleep(BUSY_PAUSE_S)
+        return ask(*payment)
 
 
 class MachPayFacilitatorScheme:
@@ -107,6 +151,11 @@ class MachPayFacilitatorScheme:
     def _kind(self, network: str) -> SupportedKind | None:
         kinds = self._client.get_supported().kinds
         return next((kind for kind in kinds if (kind.scheme, kind.network) == (SCHEME, network)), None)
+
+
+def _is_busy(name: str, error: ValueError) -> bool:
+    # The stock client tells the status in its text only.
+    return str(error).startswith(f"Facilitator {name} failed (503)")
 
 
 def _remembered(verified: VerifyResponse) -> VerifyResponse:
