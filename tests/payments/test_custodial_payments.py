@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -15,6 +16,7 @@ from apps.payments.errors import PaymentToSelf, ReferenceUsed, UnknownUser
 from apps.payments.models import CustodialPayment, PaymentIntent, Transaction
 from apps.payments.selectors.transactions import transactions
 from apps.payments.services.custody import SeenDeposit, deposit_reference, pay, record_deposits
+from machpay.protocol.nonces import new_nonce
 from tests.payments.conftest import deliver
 from tests.payments.factories import MINT
 
@@ -144,3 +146,59 @@ def test_transactions_are_found_by_party_and_page_by_page(ann, bob, payer):
         before = (page[-1].created_at, page[-1].id)
     assert [each.id for each in pages] == [each.id for each in transactions(since=LONG_AGO)]
     assert len(pages) == 4
+
+
+def test_payments_of_one_moment_are_each_on_one_page(payer):
+    """Nonces of one millisecond have one time; the digest decides the order among them."""
+    moment = int(datetime.now(UTC).timestamp() * 1000)
+    nonces = [new_nonce(moment) for _ in range(5)]
+    deliver(*[payer.pay(1_000, nonce=nonce) for nonce in nonces])
+    deliver(payer.pay(1_000))
+
+    for limit in (1, 2, 3, 6):
+        pages, before = [], None
+        while page := transactions(since=LONG_AGO, agent=payer.agent.pubkey, limit=limit, before=before):
+            pages.append(len(page))
+            before = (page[-1].created_at, page[-1].id)
+        assert sum(pages) == 6
+        assert max(pages) == limit
+
+
+FILL = """
+INSERT INTO payment_intents (
+    nonce_time, agent, nonce, channel, gateway, vendor, digest, amount_atomic, charged_atomic, charged_through_atomic,
+    cumulative_atomic, deadline, request_hash, signature, status, http_status, gateway_seq
+)
+SELECT now() - (4000 - n) * interval '1 ms', 'agent' || n % 400, gen_random_uuid(), 'channel' || n % 400, 'gateway',
+    'vendor', sha256(n::text::bytea), 10, 10, 10 * n, 10 * n, 0, '', '', 'SETTLED', 200, n
+FROM generate_series(1, 4000) n
+"""
+
+
+def test_an_agents_page_reads_none_of_the_others_payments(bound):
+    with connection.cursor() as cursor:
+        cursor.execute(FILL)
+        cursor.execute("ANALYZE payment_intents")
+    plans = []
+
+    def explained(execute, sql, params, many, context):
+        if "payment_intents" in sql or "transactions" in sql:
+            cursor = context["cursor"].cursor
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", params)
+            plans.append(cursor.fetchone()[0][0]["Plan"])
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(explained):
+        page = transactions(since=LONG_AGO, agent="agent7", limit=3)
+
+    assert [each.amount_atomic for each in page] == [10] * 3
+    assert len(plans) == 2
+    assert [rows_read(plan) for plan in plans] == [3, 3]
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Rows of the intents' table that a plan looked at, used or not."""
+    own = 0
+    if plan.get("Relation Name", "").startswith("payment_intents"):
+        own = int((plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"])
+    return own + sum(rows_read(part) for part in plan.get("Plans", []))

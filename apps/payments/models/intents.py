@@ -82,6 +82,8 @@ class PaymentIntent(models.Model):
                 name="payment_intents_reversed",
                 condition=Q(status="REVERSED"),
             ),
+            # An agent's payments, newest first, among everybody's.
+            models.Index(fields=["agent", "nonce_time"], name="payment_intents_agent"),
         )
 
     def __str__(self) -> str:
