@@ -2,6 +2,8 @@
 # Installs machpay-gateway into an environment of its own, with a systemd unit; --help explains.
 # Safe to repeat: it upgrades what is there and never touches a configuration, a key or a payment log.
 set -eu
+# The service's user has to read what root installs, also where root's umask is 077. Folders with secrets say their mode.
+umask 022
 
 NAME=machpay-gateway
 DESCRIPTION="MachPay gateway"
@@ -211,7 +213,11 @@ install_environment() {
         if uv=$(command -v uv 2>/dev/null); then
             "$uv" venv --quiet --python "$interpreter" "$venv"
         else
-            "$interpreter" -m venv "$venv" || fail "python's venv module does not work (Debian: apt-get install python3-venv)"
+            # A half-made environment would be taken for a whole one by the next run.
+            "$interpreter" -m venv "$venv" || {
+                rm -rf "$venv"
+                fail "python's venv module does not work (Debian: apt-get install python3-venv)"
+            }
         fi
     fi
     scratch=$(mktemp -d)
@@ -231,6 +237,7 @@ install_environment() {
 make_folders() {
     if is_root && ! id "$user" >/dev/null 2>&1; then
         say "creating the system user $user"
+        command -v useradd >/dev/null 2>&1 || fail "useradd is not there: create the user $user, or name one with --user"
         useradd --system --user-group --no-create-home --home-dir "$data_dir" --shell /usr/sbin/nologin "$user"
     fi
     for folder in "$config_dir" "$data_dir"; do
@@ -243,6 +250,13 @@ make_folders() {
     done
     if [ -f "$config_dir/gateway-key.json" ]; then
         chmod 0600 "$config_dir/gateway-key.json"
+    fi
+}
+
+check_access() { # an interpreter below root's home, say, is out of the service's reach
+    if is_root && command -v runuser >/dev/null 2>&1; then
+        (cd / && runuser -u "$user" -- "$command" --version >/dev/null 2>&1) ||
+            fail "user $user cannot run $command: choose --python and --prefix where it may read"
     fi
 }
 
@@ -336,7 +350,7 @@ say_next() {
     say "next:"
     if [ ! -e "$config" ]; then
         as=''
-        if is_root; then as="sudo -u $user "; fi
+        if is_root; then as="runuser -u $user -- "; fi
         say "  $as$command init --config $config --data-dir $data_dir"
         say "  $as$command register --config $config --vendor-keypair VENDOR-KEY-FILE"
     fi
@@ -361,6 +375,7 @@ say_next() {
 do_install() {
     install_environment
     make_folders
+    check_access
     if [ -n "$systemd" ]; then
         write_unit
         if systemctl_here daemon-reload 2>/dev/null && systemctl_here is-active --quiet "$NAME" 2>/dev/null; then

@@ -38,8 +38,15 @@ def run(*arguments: object, home: Path, path: str = "") -> "subprocess.Completed
     command = ["sh", str(SCRIPT), *map(str, arguments)]
 
     def once(extra: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+        # With the umask of a machine whose root is careful.
         return subprocess.run(
-            command, env=environment | extra, capture_output=True, text=True, timeout=250, check=False
+            command,
+            env=environment | extra,
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=False,
+            umask=0o077,
         )
 
     ran = once({"UV_OFFLINE": "1"})
@@ -133,6 +140,12 @@ def test_the_command_runs_in_an_environment_of_its_own(installed: Installed) -> 
         assert Path(file).is_relative_to(installed.root / "prefix" / "venv")
     for folder in ("config-dir", "data-dir"):
         assert stat.S_IMODE((installed.root / folder).stat().st_mode) == 0o700
+
+
+def test_the_services_user_may_run_what_a_careful_root_installs(installed: Installed) -> None:
+    venv = installed.root / "prefix" / "venv"
+    for path in (venv.parent, venv, venv / "bin", venv / "bin" / "machpay-gateway", *venv.glob("lib/*/*")):
+        assert path.stat().st_mode & 0o044 == 0o044, path
 
 
 def test_the_unit_names_what_is_there_and_gives_nothing_away(configured: Installed) -> None:
