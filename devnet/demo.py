@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -98,10 +99,16 @@ class Demo:
             self._step("first settlement finalised on-chain")
         return traffic, figures
 
+    @property
+    def _shown_manifest(self) -> Path:
+        """Where the demo is described, as short as it can be written from here."""
+        path = self._manifest.json_path
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
     def _run_live(self) -> None:
         url = self._network.url("web")
         self._step(
-            f"console: [bold]{url}[/bold]  (admin at {url}/admin/, user operator, password in var/demo.json)"
+            f"console: [bold]{url}[/bold]  (admin at {url}/admin/, user operator, password in {self._shown_manifest})"
         )
         with Live(console=self._out, refresh_per_second=4, auto_refresh=False) as live:
             while True:
