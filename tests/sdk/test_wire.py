@@ -101,6 +101,27 @@ async def test_every_form_of_answer_is_read_and_the_connection_used_again(transp
     assert server.requests[0].startswith(b"GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.1:")
 
 
+async def test_an_answer_is_as_httpx_would_have_read_it(transport):
+    async with Server(lambda head: [OK]) as server:
+        answer = await get(transport, server.url)
+        assert (answer.is_closed, answer.is_stream_consumed, answer.num_bytes_downloaded) == (True, True, 5)
+        assert (await answer.aread(), answer.text) == (b"hello", "hello")
+
+
+async def test_requests_for_one_url_share_nothing_that_changes(transport):
+    first = transport.build("GET", "http://127.0.0.1:9/a")
+    first.headers["MachPay-Gateway"] = "g"
+    first.extensions["timeout"] = {}
+    second, other = (
+        transport.build("GET", "http://127.0.0.1:9/a"),
+        transport.build("HEAD", "http://127.0.0.1:9/a"),
+    )
+    assert "MachPay-Gateway" not in second.headers
+    assert second.extensions["timeout"] != {}
+    assert (second.method, str(second.url), second.content) == ("GET", "http://127.0.0.1:9/a", b"")
+    assert other.method == "HEAD"
+
+
 async def test_an_answer_that_ends_with_its_connection(transport):
     async with Server(lambda head: [b"HTTP/1.1 200 OK\r\n\r\nhel", b"lo"]) as server:
         server.closes = True
