@@ -27,6 +27,7 @@ Kind = Complaint.Kind
 Verdict = Complaint.Verdict
 
 RECENT: Final = timedelta(hours=24)
+_JUDGED_AT_ONCE: Final = 200
 PER_AGENT_MAX: Final = 20
 """Complaints of one agent within `RECENT`."""
 
@@ -80,7 +81,8 @@ def judge_again(*, now: datetime) -> int:
         kind=Kind.OVERCHARGED, verdict=Verdict.NOTED, received_at__gte=now - RECENT
     )
     judged = 0
-    for complaint in waiting.order_by("id"):
+    # A part of them each time, drawn anew, so that those that nothing is ever delivered for hold up no other.
+    for complaint in waiting.order_by("?")[:_JUDGED_AT_ONCE]:
         item = decode_item(msgspec.json.encode(complaint.evidence["payment"]))
         gateway = Pubkey.from_string(complaint.gateway_id)
         channel = network.channel(Pubkey.from_string(complaint.agent_id), gateway)

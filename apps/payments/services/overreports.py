@@ -22,13 +22,20 @@ def open_cases(*, unsettled_before: datetime) -> int:
         unsettled_since__lte=unsettled_before,
         charged_total_atomic__gt=F("highest_cumulative_atomic"),
     ).order_by("address")
+    found = {
+        f"unauthorised:{channel.address}:{channel.highest_cumulative_atomic}": channel for channel in channels
+    }
+    known = set(Case.objects.filter(key__in=found).values_list("key", flat=True))
     opened = 0
-    for channel in channels:
+    for key, channel in found.items():
+        # This runs every few seconds, and a case's evidence is many rows.
+        if key in known:
+            continue
         with transaction.atomic():
             _, new = open_case(
                 kind=Case.Kind.OVER_REPORTED,
                 subject=channel.gateway_id,
-                key=f"unauthorised:{channel.address}:{channel.highest_cumulative_atomic}",
+                key=key,
                 amount_atomic=channel.charged_total_atomic - channel.highest_cumulative_atomic,
                 evidence=_evidence(channel),
                 note="more was charged than the agent ever authorised",
@@ -41,12 +48,13 @@ def open_cases(*, unsettled_before: datetime) -> int:
 def _resolve_covered() -> None:
     """Cases whose voucher arrived later."""
     waiting = Case.objects.filter(kind=Case.Kind.OVER_REPORTED, status=Case.Status.OPEN)
-    for case in waiting.filter(key__startswith="unauthorised:").order_by("id"):
-        highest = Channel.objects.values_list("highest_cumulative_atomic", flat=True).get(
-            address=case.evidence["channel"]
-        )
-        if highest >= int(case.evidence["charged_total"]):
-            resolve(case.id, note="the voucher was delivered", data={"highest": str(highest)})
+    cases = list(waiting.filter(key__startswith="unauthorised:").order_by("id"))
+    channels = Channel.objects.filter(address__in={case.evidence["channel"] for case in cases})
+    highest = dict(channels.values_list("address", "highest_cumulative_atomic"))
+    for case in cases:
+        covered = highest[case.evidence["channel"]]
+        if covered >= int(case.evidence["charged_total"]):
+            resolve(case.id, note="the voucher was delivered", data={"highest": str(covered)})
             # What was reversed for want of it is due after all.
             Channel.objects.filter(
                 address=case.evidence["channel"], uncollected_atomic__gt=0, unsettled_since=None
