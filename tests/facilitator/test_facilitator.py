@@ -92,7 +92,10 @@ def test_a_payment_is_verified_then_settled_once(shop):
         PRICE,
         200,
     )
-    assert shop.verify(payload) == {"isValid": True, "payer": shop.agent.pubkey}
+    # It has bought its answer: a server that asks first does not work for it again.
+    refused = shop.verify(payload)
+    assert (refused["isValid"], refused["invalidReason"]) == (False, "nonce_replayed")
+    assert refused["extra"] == {"receipt": receipt.to_json()}
     assert charged(shop) == (1, PRICE)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import uvicorn
@@ -20,6 +21,7 @@ from x402.schemas import PaymentPayload, PaymentRequirements
 from devnet.services.ports import free_port
 from machpay import MachPayClient, MachPayConfig
 from machpay.chain.hosting import FacilitatorError
+from machpay.client.errors import ResponseLostError
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.x402 import RESPONSE_HEADER, SIGNATURE_HEADER, decode_response, encode_header
 from machpay.x402 import (
@@ -30,6 +32,7 @@ from machpay.x402 import (
 )
 from tests.facilitator.conftest import PRICE, Facilitated
 from tests.facilitator.test_facilitator import charged
+from tests.sdk.relay import Relay
 from tests.support.chain import LocalChain
 
 pytestmark = pytest.mark.django_db
@@ -151,6 +154,29 @@ def test_a_stock_client_pays_a_stock_server_also_after_a_lost_state(shop, store,
                 assert (answer.status_code, answer.json()["quote"]) == (200, 42)
                 receipt = decode_response(answer.headers[RESPONSE_HEADER]).extra["receipt"]
                 assert receipt["charged"] == str(PRICE)
+
+    asyncio.run(work())
+    assert charged(shop) == (2, 2 * PRICE)
+
+
+def test_one_payment_buys_one_answer_and_a_lost_one_is_told_with_its_receipt(shop, store, local_chain):
+    async def work() -> None:
+        async with MachPayClient(a_config(shop, local_chain)) as client:
+            await client.pay_and_call(f"{store}/quote?of=1")
+        async with Relay(store) as line, MachPayClient(a_config(shop, local_chain)) as client:
+            # This one's total is corrected first; then its answer is lost, and its bytes go again.
+            line.plan.extend(["pass", "pass", "cut after"])
+            with pytest.raises(ResponseLostError) as lost:
+                await client.pay_and_call(f"{line.url}/quote?of=2")
+            assert lost.value.charged == PRICE
+            (paid,) = {request for request in line.seen[2:] if b"/quote" in request}
+            head, _, _ = paid.decode().partition("\r\n\r\n")
+            lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+            signature = {name: text for name, text in lines.items() if name.lower() == "payment-signature"}
+            async with httpx.AsyncClient() as thief:
+                for number in range(3):
+                    answer = await thief.get(f"{store}/quote?of={number}", headers=signature)
+                    assert answer.status_code == 402
 
     asyncio.run(work())
     assert charged(shop) == (2, 2 * PRICE)

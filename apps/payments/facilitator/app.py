@@ -28,7 +28,7 @@ from apps.payments.services.facilitation import Declined, Order, charge, preview
 from machpay.chain.instructions import register_gateway
 from machpay.chain.network import Network
 from machpay.protocol.encoding import parse_pubkey
-from machpay.protocol.errors import MalformedError
+from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.facilitator import (
     CosignAnswer,
     CosignRequest,
@@ -94,6 +94,13 @@ class Facilitator:
         judged = await self._judged(body, settling=False)
         if isinstance(judged, Judged):
             found = await self._threads.database(preview, _order(judged))
+            if isinstance(found, SignedReceipt):
+                # Or one payment would buy any number of answers: a stock server works for whatever verifies.
+                found = Declined(
+                    RefusalCode.NONCE_REPLAYED,
+                    "this payment was charged before: it bought one answer",
+                    receipt=found,
+                )
             if isinstance(found, Declined):
                 judged = _refusal(judged, found)
         if isinstance(judged, Judged):
@@ -230,6 +237,8 @@ def _refusal(judged: Judged, declined: Declined) -> Refusal:
     extra: dict[str, object] = {}
     if declined.correction is not None:
         extra = correction_json(declined.correction, declined.receipt)
+    elif declined.receipt is not None:
+        extra = {"receipt": declined.receipt.to_json()}
     return Refusal(declined.code, declined.detail, str(judged.attempt.agent), extra)
 
 

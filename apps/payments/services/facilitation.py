@@ -46,7 +46,7 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class Declined:
     """Not charged. `code` is one of `RefusalCode` or of the reasons for which no lease is granted; `correction` and
-    `receipt` are what a client needs to make a better payment."""
+    `receipt` are what a client needs to make a better payment, or the receipt of one that was charged before."""
 
     code: str
     detail: str

@@ -149,6 +149,10 @@ class Exchange:
         except MalformedError as error:
             raise GatewayMismatchError(sent.call.url, error.detail) from error
         is_replay = refusal.code == RefusalCode.NONCE_REPLAYED
+        if is_replay and refusal.receipt is not None:
+            with contextlib.suppress(MalformedError):
+                check_receipt(refusal.receipt, sent.order)
+                raise self._without_answer(sent, refusal.code, refusal.receipt)
         if is_replay or maybe_sent:
             answered, receipt = await self._ask_outcome(sent)
             if is_replay or receipt is not None or not answered:

@@ -125,6 +125,10 @@ def read_refusal(headers: Mapping[str, str]) -> Refusal:
         if correction is not None:
             raw = extra.get("receipt")
             return Refusal(code, required, correction, None if raw is None else SignedReceipt.from_json(raw))
+    if code == RefusalCode.NONCE_REPLAYED:
+        # A stock server's facilitator shows what became of the payment; a gateway is asked.
+        raw = next((extra["receipt"] for extra in extras if "receipt" in extra), None)
+        return Refusal(code, required, None, None if raw is None else SignedReceipt.from_json(raw))
     return Refusal(code, required, None, None)
 
 
