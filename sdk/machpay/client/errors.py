@@ -40,6 +40,7 @@ Errors of the chain itself (RPC, transactions) are `machpay.chain.errors.ChainEr
 from typing import Any
 
 from machpay.errors import MachPayError
+from machpay.protocol.encoding import to_rfc3339
 from machpay.protocol.errors import RefusalCode
 from machpay.protocol.receipts import SignedReceipt
 
@@ -74,7 +75,7 @@ class PriceTooHighError(ClientError):
     """The price is above the limit. Amounts in atomic units."""
 
     def __init__(self, url: str, price_atomic: int, max_price_atomic: int) -> None:
-        super().__init__(f"{url} costs {price_atomic}, the limit is {max_price_atomic}")
+        super().__init__(f"{url} costs {price_atomic} atomic units, the limit is {max_price_atomic}")
         self.url = url
         self.price_atomic = price_atomic
         self.max_price_atomic = max_price_atomic
@@ -267,7 +268,7 @@ class InsufficientFundsError(BondError):
     """The wallet's token account holds less than the deposit. Amounts in atomic units."""
 
     def __init__(self, *, needed: int, held: int) -> None:
-        super().__init__(f"the deposit needs {needed}, the wallet holds {held}")
+        super().__init__(f"the deposit needs {needed} atomic units, the wallet holds {held}")
         self.needed = needed
         self.held = held
 
@@ -276,7 +277,7 @@ class BondTooSmallError(BondError):
     """A first deposit must reach the network's minimum bond. Amounts in atomic units."""
 
     def __init__(self, *, amount: int, minimum: int) -> None:
-        super().__init__(f"the first deposit must be at least {minimum}, not {amount}")
+        super().__init__(f"the first deposit must be at least {minimum} atomic units, not {amount}")
         self.amount = amount
         self.minimum = minimum
 
@@ -286,7 +287,7 @@ class WithdrawalTooLargeError(BondError, InsufficientBondError):
 
     def __init__(self, *, amount: int, balance: int, minimum: int) -> None:
         super().__init__(
-            f"cannot withdraw {amount} of {balance}: all of it, or at least {minimum} must stay behind"
+            f"cannot withdraw {amount} of {balance} atomic units: all of it, or at least {minimum} must stay behind"
         )
         self.amount = amount
         self.balance = balance
@@ -297,7 +298,7 @@ class TimelockError(BondError):
     """The pending withdrawal of `amount` (atomic units) may be executed from `unlocks_at` (unix seconds) on."""
 
     def __init__(self, *, unlocks_at: int, amount: int) -> None:
-        super().__init__(f"the withdrawal of {amount} is locked until {unlocks_at}")
+        super().__init__(f"the withdrawal of {amount} atomic units is locked until {to_rfc3339(unlocks_at)}")
         self.unlocks_at = unlocks_at
         self.amount = amount
 
@@ -306,7 +307,7 @@ class OutstandingLiabilityError(BondError):
     """`liability` (atomic units) was charged and is not settled yet: it comes out of the bond first."""
 
     def __init__(self, *, liability: int) -> None:
-        super().__init__(f"{liability} is charged and not settled yet")
+        super().__init__(f"{liability} atomic units are charged and not settled yet")
         self.liability = liability
 
 
