@@ -127,7 +127,7 @@ class Custody:
 
     def rest(self) -> None:
         """Pay and follow until no payout is under way."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while Payout.objects.filter(status__in=["PENDING", "SENT"]).exists():
             assert time.monotonic() < deadline, msgspec.json.encode(
                 list(Payout.objects.values("id", "status", "error"))

@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connection, connections
 
 from apps.core.errors import DomainError
-from apps.settlement.chain import ChainSession, connect
+from apps.settlement.chain import ChainSession, close_connections, connect
 from machpay.chain.errors import ChainError
 
 # The parent's database connections: kept in the child, or closing them would end the parent's sessions.
@@ -23,9 +23,9 @@ _INHERITED: list[Any] = []
 
 
 class Points:
-    """Counts points and dies at the wanted one."""
+    """Counts points and dies at the wanted one, which is a number or a name."""
 
-    def __init__(self, die_at: int, told: int) -> None:
+    def __init__(self, die_at: int | str, told: int) -> None:
         self.count = 0
         self._die_at = die_at
         self._told = told
@@ -38,15 +38,18 @@ class Points:
 
     def _reach(self, name: str) -> None:
         self.count += 1
-        if self.count == self._die_at:
+        if self._die_at in (self.count, name):
             os.write(self._told, name.encode())
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_and_kill(services: Sequence[Callable[[ChainSession], object]], *, die_at: int) -> str | None:
-    """Run `services` one after the other in a child that dies at point number `die_at`; returns the point's name, None
-    if the child reached its end first. A chain that refuses or is away ends one service, as in a task."""
+def run_and_kill(services: Sequence[Callable[[ChainSession], object]], *, die_at: int | str) -> str | None:
+    """Run `services` one after the other in a child that dies at point number `die_at`, or at the first point of that
+    name; returns the point's name, None if the child reached its end first. A chain that refuses or is away ends one
+    service, as in a task."""
     reader, told = os.pipe()
+    # A socket that parent and child share would mix their answers up.
+    close_connections()
     child = os.fork()
     if child == 0:
         try:

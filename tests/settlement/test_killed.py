@@ -65,7 +65,7 @@ class World:
 
     def rest(self) -> None:
         """Let recon work undisturbed until nothing is left to do."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not self._is_at_rest():
             assert time.monotonic() < deadline, self._open()
             Channel.objects.update(settle_after=None)
@@ -146,7 +146,14 @@ def test_a_worker_killed_at_every_point_of_its_work(world: World) -> None:
         raise AssertionError("a cycle has no end")
     # Storing, sending, looking up, mirroring and anchoring were all interrupted.
     assert len(killed) > 40, killed
-    assert {"before commit", "after commit", "before call _send", "after call _send"} <= set(killed)
+    assert {"before commit", "after commit"} <= set(killed)
+    # Sending is one point of a cycle, and only of one that has something due.
+    for name in ("before call _send", "after call _send"):
+        deadline = time.monotonic() + 120
+        while run_and_kill(CYCLE, die_at=name) is None:
+            assert time.monotonic() < deadline, name
+            world.pay(world.payers[0], 100)
+            Channel.objects.update(settle_after=None)
     world.rest()
     world.is_right()
 

@@ -33,7 +33,7 @@ def extend(recon: Recon) -> list[str]:
 
 def extend_until_listed(recon: Recon, payers: Sequence[Payer]) -> None:
     """Run the task until every channel has an entry."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     wanted = {str(payer.channel) for payer in payers}
     while wanted - set(LookupTableEntry.objects.values_list("address", flat=True)):
         assert time.monotonic() < deadline
@@ -43,7 +43,7 @@ def extend_until_listed(recon: Recon, payers: Sequence[Payer]) -> None:
 
 def wait_until_confirmed(recon: Recon, table: Pubkey) -> None:
     """A transaction is confirmed a slot after it was taken, which the sender does not wait for."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not recon.chain.call(lambda client: client.lookup_table(table, "confirmed")):
         assert time.monotonic() < deadline
         time.sleep(SLOT_MS / 1000)
