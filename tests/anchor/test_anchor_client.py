@@ -16,7 +16,7 @@ from machpay.chain.events import Deposited
 from machpay.chain.instructions import ConfigChange
 from tests.anchor.install import HERE, client_folder
 from tests.support import node
-from tests.support.chain import LocalChain, local_chain  # noqa: F401
+from tests.support.chain import LocalChain, module_chain  # noqa: F401
 
 SOL = 1_000_000_000
 USDC = 1_000_000
@@ -35,7 +35,7 @@ def ask(client: Path, request: dict[str, Any]) -> Any:
 
 
 @pytest.mark.timeout(600)
-def test_an_anchor_client_deposits_a_bond(client: Path, local_chain: LocalChain) -> None:  # noqa: F811
+def test_an_anchor_client_deposits_a_bond(client: Path, local_chain: LocalChain) -> None:
     network, agent = local_chain.network, Keypair()
     source = local_chain.call(lambda chain: _funded(chain, local_chain, agent, 5 * USDC))
     answer = ask(
@@ -76,7 +76,7 @@ def test_an_anchor_client_deposits_a_bond(client: Path, local_chain: LocalChain)
 
 
 @pytest.mark.timeout(600)
-def test_an_anchor_client_encodes_arguments_as_our_builders_do(client: Path, local_chain: LocalChain) -> None:  # noqa: F811
+def test_an_anchor_client_encodes_arguments_as_our_builders_do(client: Path, local_chain: LocalChain) -> None:
     network = local_chain.network
     keys = [Pubkey(bytes([i + 1] * 32)) for i in range(4)]
     domain = Pubkey(bytes(network.domain))

@@ -7,7 +7,7 @@ from machpay.chain import instructions as build
 from machpay.chain.client import ChainClient
 from machpay.chain.events import VendorRegistered
 from machpay.chain.tokens import associated_token_address, create_ata_idempotent
-from tests.support.chain import LocalChain, local_chain  # noqa: F401
+from tests.support.chain import LocalChain, module_chain  # noqa: F401
 
 SOL = 1_000_000_000
 UNKNOWN = "1" * 64
@@ -25,7 +25,7 @@ async def _register(chain: ChainClient, local: LocalChain, authority: Keypair) -
     return await chain.send_and_confirm(steps, authority)
 
 
-def test_events_come_with_the_instruction_that_recorded_them(local_chain: LocalChain) -> None:  # noqa: F811
+def test_events_come_with_the_instruction_that_recorded_them(local_chain: LocalChain) -> None:
     authority = Keypair()
     signature = local_chain.call(lambda chain: _register(chain, local_chain, authority))
     (record,) = local_chain.call(lambda chain: chain.events(signature)) or []
@@ -37,10 +37,10 @@ def test_events_come_with_the_instruction_that_recorded_them(local_chain: LocalC
     assert record.caller.accounts[1] == authority.pubkey()
 
 
-def test_a_transaction_of_other_programs_has_no_events(local_chain: LocalChain) -> None:  # noqa: F811
+def test_a_transaction_of_other_programs_has_no_events(local_chain: LocalChain) -> None:
     signature = local_chain.call(lambda chain: chain.airdrop(Pubkey.new_unique(), SOL))
     assert local_chain.call(lambda chain: chain.events(signature)) == []
 
 
-def test_an_unknown_transaction_has_none(local_chain: LocalChain) -> None:  # noqa: F811
+def test_an_unknown_transaction_has_none(local_chain: LocalChain) -> None:
     assert local_chain.call(lambda chain: chain.events(UNKNOWN)) is None

@@ -16,9 +16,9 @@ from tests.gateway.factories import configuration, make_settings, network
 from tests.gateway.logs import running
 from tests.gateway.network_standin import NetworkStandIn
 from tests.gateway.servers import Upstream
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["command", "local_chain"]
+__all__ = ["command", "module_chain"]
 
 KEY = SigningKey(b"g" * 32)
 Look = Callable[..., Any]

@@ -15,9 +15,9 @@ from machpay_gateway.settings import load_settings
 from machpay_gateway.setup.offers import OfferedRoute, parse_route, parse_usdc
 from tests.gateway.commands import Command, command
 from tests.gateway.factories import network
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["command", "local_chain"]
+__all__ = ["command", "module_chain"]
 
 VENDOR = SigningKey(b"v" * 32)
 

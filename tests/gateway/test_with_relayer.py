@@ -18,10 +18,10 @@ from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, make_settings
 from tests.gateway.servers import Upstream
 from tests.payments.relayer_client import RelayerClient, running_relayer
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 from tests.support.servers import Server
 
-__all__ = ["local_chain"]
+__all__ = ["module_chain"]
 
 # The relayer is a process of its own; the mark makes pytest-django create the database it uses.
 pytestmark = pytest.mark.django_db

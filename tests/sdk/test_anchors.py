@@ -23,9 +23,9 @@ from machpay.protocol.proofs import AnchoredBatch, BatchLeaf, LeafPlace, ProofAn
 from machpay.protocol.receipts import Receipt, SignedReceipt
 from machpay.sync import MachPayClient as BlockingClient
 from tests.gateway.servers import serve
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["local_chain"]
+__all__ = ["module_chain"]
 
 GATEWAY = SigningKey(b"\x31" * 32)
 PLACE = 2

@@ -30,9 +30,9 @@ from machpay.protocol.x402 import Correction, correction_json
 from tests.gateway.servers import serve
 from tests.sdk.model import NETWORK
 from tests.sdk.scripted import PRICE, Scripted
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["local_chain"]
+__all__ = ["module_chain"]
 
 SOL = 1_000_000_000
 OFFER = OFFERS[0]

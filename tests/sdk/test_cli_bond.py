@@ -9,9 +9,9 @@ from devnet.chain import MIN_BOND_ATOMIC
 from machpay import cli
 from machpay.cli import options
 from tests.sdk.test_bonds import a_wallet
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["local_chain"]
+__all__ = ["module_chain"]
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from machpay.client.errors import (
 )
 from machpay.protocol.keys import SigningKey
 from tests.sdk.test_bonds import a_relayer, a_wallet, config, wallet_balance
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["config", "local_chain"]
+__all__ = ["config", "module_chain"]
 
 Config = Callable[[SigningKey], MachPayConfig]
 BOND = 3 * MIN_BOND_ATOMIC

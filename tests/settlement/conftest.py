@@ -1,7 +1,7 @@
 """Recon against the session's local chain and database. Chain, bytecode, PostgreSQL and Redis are the real ones."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from apps.payments.models import Channel, PaymentIntent, Settlement
 from apps.payments.services.chain_mirror import Applied
 from apps.payments.services.intake import record_batch
 from apps.payments.verification import Verified, check_items
-from apps.settlement.chain import ChainSession, connect
+from apps.settlement.chain import ChainSession, close_connections, connect, keep_connections
 from apps.settlement.services.follow import follow
 from apps.settlement.services.outcome import Verdict
 from apps.settlement.services.settle import settle
@@ -101,7 +101,7 @@ class Recon:
 
     def rest(self) -> None:
         """Follow and sync until nothing is under way."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while Settlement.objects.filter(paid_atomic=None).exclude(state="FAILED").exists():
             assert time.monotonic() < deadline, list(Settlement.objects.values_list("state", "error"))
             self.follow()
@@ -140,9 +140,18 @@ class Recon:
         return list(Settlement.objects.order_by("id").values_list("state", flat=True))
 
 
+@pytest.fixture(scope="package")
+def connections() -> Iterator[None]:
+    """What recon kept open for its next steps is closed with the last test."""
+    yield
+    close_connections()
+
+
 @pytest.fixture
-def recon(transactional_db, chain_settings: LocalChain):
+def recon(transactional_db, chain_settings: LocalChain, connections: None):
     """Recon on an empty database that has seen the chain once; the books balance at the end of every test."""
+    # Like a worker process: a client per step would cost more than the step.
+    keep_connections()
     made = Recon(chain_settings)
     made.sync()
     yield made

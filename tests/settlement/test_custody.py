@@ -15,10 +15,11 @@ from apps.payments.errors import AlreadyAttributed
 from apps.payments.models import CustodialDeposit, CustodyCursor
 from apps.payments.services.custody import attribute_deposit, deposit_reference
 from machpay.chain import tokens
+from machpay.chain.client import ChainClient
 from tests.settlement.custody import Custody, open_custody
-from tests.support.chain import LocalChain, chain_settings, local_chain
+from tests.support.chain import LocalChain, chain_settings, module_chain
 
-__all__ = ["chain_settings", "local_chain"]
+__all__ = ["chain_settings", "module_chain"]
 
 
 @pytest.fixture
@@ -46,6 +47,26 @@ def test_a_deposit_is_credited_to_the_reference_it_names_once(custody: Custody) 
     assert deposits() == [(700, "CREDITED", ann), (30, "CREDITED", bob)]
     assert CustodialDeposit.objects.first().signature == signature  # type: ignore[union-attr]
     assert (custody.funds(ann), custody.funds(bob)) == ((700, 0), (30, 0))
+    assert custody.compare().difference_atomic == 0
+
+
+def test_a_transfer_that_is_listed_after_a_later_one_is_credited(custody: Custody, monkeypatch) -> None:
+    ann = custody.user()
+    late = custody.send_in(700, deposit_reference(ann))
+    custody.send_in(30, deposit_reference(ann))
+    listed = ChainClient.signatures_of
+
+    async def without_it(*args, **kwargs):
+        return [seen for seen in await listed(*args, **kwargs) if seen.signature != late]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ChainClient, "signatures_of", without_it)
+        assert custody.sync() == 1
+    assert custody.funds(ann) == (30, 0)
+
+    assert custody.sync() == 1
+    assert custody.sync() == 0
+    assert custody.funds(ann) == (730, 0)
     assert custody.compare().difference_atomic == 0
 
 

@@ -18,9 +18,9 @@ from apps.settlement.services.clusters import MAINNET_USDC, cluster_name, load_k
 from machpay.chain import loader, tokens
 from machpay.chain.client import ChainClient
 from machpay.chain.instructions import BondConfig
-from tests.support.chain import LocalChain, local_chain
+from tests.support.chain import LocalChain, module_chain
 
-__all__ = ["local_chain"]
+__all__ = ["module_chain"]
 
 SOL = 10**9
 MIN_BOND = 5_000_000

@@ -4,15 +4,18 @@ vendors and gateways.
     # in a conftest.py
     from tests.support.chain import chain_settings, local_chain  # noqa: F401
 
-`local_chain` is the session's chain, started once; `chain_settings` points Django at it for one test.
-Agents are added by each test, with keys of their own, so tests share the chain and not its state.
+`local_chain` is the chain of the folder whose conftest.py imports it; a test module that imports `module_chain` has one
+of its own under the same name. Either stops with the last test that shares it. `chain_settings` points Django at it for
+one test. Agents are added by each test, with keys of their own, so tests share the chain and not its state.
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -85,22 +88,44 @@ class Payer:
         )
 
 
+class _Line:
+    """One client in a loop and a thread of its own: a client per call would cost 30 ms for its TLS context alone, and
+    asynchronous tests have a loop running already."""
+
+    def __init__(self, rpc_url: str, network: Network) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._client = ChainClient(rpc_url, network)
+        self.call(lambda client: client.__aenter__())
+
+    def call(self, ask: Callable[[ChainClient], Awaitable[T]]) -> T:
+        async def asked() -> T:
+            return await ask(self._client)
+
+        return asyncio.run_coroutine_threadsafe(asked(), self._loop).result()
+
+    def close(self) -> None:
+        self.call(lambda client: client.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 @dataclass(slots=True)
 class LocalChain:
-    """The running chain and everybody's keys. `call` runs one coroutine of a `ChainClient`."""
+    """The running chain and everybody's keys."""
 
     process: ManagedProcess
     rpc_url: str
     network: Network
     keys: KeyStore
+    _line: _Line
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def call(self, ask: Callable[[ChainClient], Awaitable[T]]) -> T:
-        async def connected() -> T:
-            async with ChainClient(self.rpc_url, self.network) as client:
-                return await ask(client)
-
-        return asyncio.run(connected())
+        """Run one coroutine of a `ChainClient`, from any thread."""
+        return self._line.call(ask)
 
     def control(self) -> Control:
         """The chain's clock and faults, as a context manager; clocks that a test moves stay moved."""
@@ -174,9 +199,8 @@ class LocalChain:
             time.sleep(SLOT_MS / 1000)
 
 
-@pytest.fixture(scope="session")
-def local_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain]:
-    """One chain for the session, set up like the demo's."""
+def _started_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain]:
+    """A chain that is set up like the demo's."""
     folder = tmp_path_factory.mktemp("chain")
     keys = KeyStore(folder / "keys")
     state = folder / "state"
@@ -202,14 +226,19 @@ def local_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalChain
             keys.get("program").public, keys.get("mint").public, Hash.from_string(told["genesis_hash"])
         )
         bootstrap_chain(rpc_url=told["rpc_url"], network=network, keys=keys, agents=[], bond_atomic=0)
-        yield LocalChain(process, told["rpc_url"], network, keys)
+        with contextlib.closing(_Line(told["rpc_url"], network)) as line:
+            yield LocalChain(process, told["rpc_url"], network, keys, line)
     finally:
         process.stop()
 
 
+local_chain = pytest.fixture(_started_chain, scope="package", name="local_chain")
+module_chain = pytest.fixture(_started_chain, scope="module", name="local_chain")
+
+
 @pytest.fixture
 def chain_settings(local_chain: LocalChain, settings) -> LocalChain:
-    """Django's settings point at the session's chain, as the demo's environment does."""
+    """Django's settings point at the chain, as the demo's environment does."""
     settings.SOLANA_RPC_URL = local_chain.rpc_url
     settings.MACHPAY_PROGRAM_ID = str(local_chain.network.program_id)
     settings.USDC_MINT = str(local_chain.network.mint)
