@@ -1,4 +1,4 @@
-"""The whole network as processes, once per session, on servers and a chain of its own."""
+"""The whole network as processes, once for all tests of this folder, on servers and a chain of its own."""
 
 import asyncio
 import json
@@ -23,6 +23,7 @@ from machpay.chain import tokens
 from machpay.chain.client import ChainClient
 from machpay.chain.network import Network
 from machpay.chain.transactions import Commitment
+from tests.support.http import LOCAL
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
@@ -115,7 +116,7 @@ class Running:
     def delivered(self) -> bool:
         """Whether the demo's gateways have handed over every payment that they completed."""
         for gateway in self.demo["gateways"]:
-            health = httpx.get(gateway["url"] + "/health", trust_env=False, timeout=30.0).json()
+            health = httpx.get(gateway["url"] + "/health", **LOCAL).json()
             if health["components"]["delivery"]["undelivered"]:
                 return False
         return True
@@ -173,7 +174,7 @@ def finish(payer: "subprocess.Popen[str]", timeout_s: float = 240.0) -> dict[str
     return result
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The network, at rest: every agent's bond is in the ledger."""
     folder: Path = tmp_path_factory.mktemp("network")

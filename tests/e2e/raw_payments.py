@@ -14,6 +14,7 @@ from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce
 from machpay.protocol.requests import request_hash
+from tests.support.http import LOCAL
 
 
 @dataclass
@@ -24,7 +25,7 @@ class RawBuyer:
     network: Network
     gateway: dict[str, Any]
     total: int = 0
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=60))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(**LOCAL))
 
     def close(self) -> None:
         self.http.close()

@@ -24,6 +24,7 @@ from machpay.protocol.nonces import new_nonce, nonce_unix_ms
 from machpay.protocol.x402 import PaymentPayload, Requirements, build_payload
 from tests.payments.relayer_client import running_relayer
 from tests.support.chain import LocalChain, local_chain
+from tests.support.http import LOCAL
 from tests.support.servers import Server
 
 __all__ = ["local_chain"]
@@ -41,7 +42,7 @@ class Facilitated:
     gateway: Pubkey
     agent: SigningKey
     cumulative: int = 0
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=120, trust_env=False))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(**LOCAL))
 
     @property
     def channel(self) -> Pubkey:

@@ -20,6 +20,7 @@ from apps.core import live
 from apps.telemetry.live.exchange import QUEUE_MESSAGES
 from machpay.protocol.keys import SigningKey
 from tests.support.cable import Cable
+from tests.support.http import LOCAL
 from tests.support.servers import Server, uvicorn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -66,7 +67,7 @@ def watching(
     """An open stream that is subscribed: its first heartbeat has come."""
     query = {} if topics is None else {"topics": topics}
     with (
-        httpx.Client(trust_env=False, timeout=60) as client,
+        httpx.Client(**LOCAL) as client,
         client.stream("GET", server.url + path, params=query, headers=headers) as response,
     ):
         assert response.status_code == 200, response.read()
@@ -76,13 +77,13 @@ def watching(
 
 
 def _health(server: Server) -> Any:
-    return httpx.get(f"{server.url}/health", trust_env=False, timeout=60).json()
+    return httpx.get(f"{server.url}/health", **LOCAL).json()
 
 
 def refused(
     server: Server, topics: str, cookies: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[int, str]:
-    with httpx.Client(trust_env=False, cookies=cookies, timeout=60) as client:
+    with httpx.Client(**LOCAL, cookies=cookies) as client:
         response = client.request(method, f"{server.url}/events", params={"topics": topics})
     assert response.headers["content-type"] == "application/problem+json"
     return response.status_code, response.json()["code"]

@@ -24,6 +24,7 @@ from solders.transaction import VersionedTransaction
 
 from contracts.localnet.control import Control
 from contracts.localnet.ledger import Ledger
+from tests.support.http import LOCAL
 
 ROOT = Path(__file__).resolve().parents[2]
 SOL = 1_000_000_000
@@ -54,7 +55,7 @@ class ChainProcess:
     def post(self, body: object) -> httpx.Response:
         """Send a raw request body (bytes as they are, anything else as JSON)."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(self.url, content=content, headers={"content-type": "application/json"})
+        return httpx.post(self.url, content=content, headers={"content-type": "application/json"}, **LOCAL)
 
     def call(self, method: str, params: object) -> Any:
         """Return the whole answer of one call."""

@@ -14,6 +14,7 @@ from machpay.protocol.settlements import ResolvedPayment, to_item
 from machpay.protocol.signed_requests import sign_request
 from machpay.protocol.x402 import voucher_json
 from tests.support.chain import LocalChain
+from tests.support.http import LOCAL
 from tests.support.servers import Server, uvicorn
 
 APP = "apps.payments.relayer.asgi:app"
@@ -36,7 +37,7 @@ class RelayerClient:
 
     def __init__(self, url: str, key: SigningKey) -> None:
         self.key = key
-        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=url, **LOCAL)
 
     def __enter__(self) -> "RelayerClient":
         return self

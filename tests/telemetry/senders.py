@@ -10,6 +10,7 @@ import httpx
 from machpay.protocol.events import BATCH_CONTENT_TYPE, PAYMENT_AUTHORIZED, REQUEST_BLOCKED
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
+from tests.support.http import LOCAL
 
 TARGET = "/v1/ingest"
 
@@ -49,9 +50,7 @@ class Sender:
         return self.post_as_is(body, {"Content-Type": content_type, **(headers or {}), **signed})
 
     def post_as_is(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(
-            self.receiver_url + TARGET, content=body, headers=headers, timeout=120, trust_env=False
-        )
+        return httpx.post(self.receiver_url + TARGET, content=body, headers=headers, **LOCAL)
 
     def send(self, *events: dict[str, Any]) -> httpx.Response:
         return self.post(json.dumps(events).encode())
