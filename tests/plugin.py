@@ -19,6 +19,7 @@ from types import FrameType
 import pytest
 
 from devnet.services import Services, ServicesError
+from tests import schedule
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED = "MACHPAY_TEST_STARTED"
@@ -50,6 +51,19 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     os.environ.update(started)
     os.environ[STARTED] = " ".join(started)
     return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> schedule.Schedule:
+    """Our order of work, with `--dist` or without."""
+    return schedule.Schedule(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers of `pytest -n` start with the longest tests; a single process keeps the usual order."""
+    if hasattr(config, "workerinput"):
+        schedule.sort(items)
 
 
 @contextlib.contextmanager
