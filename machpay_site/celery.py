@@ -59,6 +59,7 @@ def _schedule() -> dict[str, dict[str, object]]:
         "watch-confirmed": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.watch_confirmed"),
         "extend-tables": every(settings.SETTLE_INTERVAL_S, "settlement.extend_tables"),
         "commit-batch": every(settings.CHAIN_POLL_INTERVAL_S, "settlement.commit_batch"),
+        "sweep": every(300.0, "settlement.sweep"),
         "reconcile": {
             "task": "settlement.reconcile",
             "schedule": crontab(hour="3", minute="10"),

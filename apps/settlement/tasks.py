@@ -21,6 +21,7 @@ from apps.settlement.services.payouts import follow_payouts, pay_payouts
 from apps.settlement.services.reconcile import reconcile
 from apps.settlement.services.settle import settle
 from apps.settlement.services.solvency import watch_solvency
+from apps.settlement.services.sweep import sweep
 from apps.settlement.services.sync import sync_chain
 from apps.settlement.services.tables import extend_tables
 from apps.settlement.services.watch import watch_confirmed
@@ -104,6 +105,12 @@ def carry_out_payouts() -> None:
 def credit_deposits() -> None:
     """Credit what came into the custodial wallet and is final."""
     _run("settlement.sync_deposits", sync_deposits)
+
+
+@shared_task(name="settlement.sweep")  # type: ignore[untyped-decorator, unused-ignore]
+def sweep_forfeits() -> None:
+    """Pay reporters and the treasury what vendors left of forfeited bonds."""
+    _run("settlement.sweep", sweep)
 
 
 @shared_task(name="settlement.reconcile")  # type: ignore[untyped-decorator, unused-ignore]

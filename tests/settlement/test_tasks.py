@@ -22,6 +22,7 @@ from apps.settlement.tasks import (
     reconcile_with_chain,
     settle_channels,
     suspend_and_reverse,
+    sweep_forfeits,
     watch_bonds,
 )
 from devnet.offers import LEXICON
@@ -43,6 +44,7 @@ TASKS = {
     "settlement.look_for_fraud": find_fraud,
     "settlement.watch_confirmed": watch_bonds,
     "settlement.watch_solvency": suspend_and_reverse,
+    "settlement.sweep": sweep_forfeits,
 }
 
 

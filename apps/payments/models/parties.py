@@ -51,7 +51,8 @@ class AgentMirror(models.Model):
     `slot` 0 means the chain was not asked yet. `deposits_posted_atomic` is how much of
     `deposited_total_atomic` the ledger has; only `services.chain_mirror` raises it, together with the ledger.
     `stopped` is the agent's kill switch. Nothing is leased before the mirror has reached `held_until_slot`;
-    what was charged around `settle_urgently_since` is settled without waiting for more.
+    what was charged around `settle_urgently_since` is settled without waiting for more. `sweep` is the newest
+    transaction that pays out what vendors left of a forfeited bond.
     """
 
     class Status(models.TextChoices):
@@ -78,6 +79,7 @@ class AgentMirror(models.Model):
     stopped = models.BooleanField(default=False)
     held_until_slot = models.BigIntegerField(default=0)
     settle_urgently_since = models.DateTimeField(null=True)
+    sweep = models.ForeignKey("payments.Settlement", models.PROTECT, null=True, related_name="sweeps")
     slot = models.BigIntegerField(default=0)
     first_seen_at = models.DateTimeField(db_default=Now())
 

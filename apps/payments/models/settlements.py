@@ -15,7 +15,8 @@ class Settlement(models.Model):
     it leaves by a look-up only. FAILED means certain not to land, or landed and rolled back.
 
     `kind` says what it does. SETTLE and AGGREGATE have an item per channel; DISTRIBUTE pays out what channels of a
-    vendor are owed; ANCHOR commits a batch. `vendor` is empty where a transaction is not one vendor's.
+    vendor are owed; ANCHOR commits a batch; SLASH and SWEEP are about one agent. `vendor` is empty where a transaction
+    is not one vendor's.
     """
 
     class Kind(models.TextChoices):
@@ -24,6 +25,7 @@ class Settlement(models.Model):
         DISTRIBUTE = "DISTRIBUTE", "pays out what is owed"
         ANCHOR = "ANCHOR", "commits a batch"
         SLASH = "SLASH", "proves a double signing"
+        SWEEP = "SWEEP", "pays out what vendors left of a forfeited bond"
 
     class State(models.TextChoices):
         PENDING = "PENDING", "stored, not sent"
@@ -65,7 +67,7 @@ class Settlement(models.Model):
             ),
             models.CheckConstraint(
                 condition=Q(kind__in=["SETTLE", "DISTRIBUTE"]) & ~Q(vendor="")
-                | Q(kind__in=["AGGREGATE", "ANCHOR", "SLASH"], vendor=""),
+                | Q(kind__in=["AGGREGATE", "ANCHOR", "SLASH", "SWEEP"], vendor=""),
                 name="payments_settlement_kind",
             ),
             models.CheckConstraint(
