@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True):
     """What one request is asked to pay, and for what exactly."""
 
     route: Route
-    url: str
+    request: Request
     binding: Binding
     request_hash: bytes
 
@@ -67,14 +67,17 @@ class Admission:
             raise RequestError(
                 413, "body_too_large", f"a payment here covers a body of up to {MAX_BOUND_BODY_BYTES} bytes"
             )
-        url = self._challenges.url(request.scheme, request.host, request.raw_path, route)
-        return Asked(route, url, binding, request_hash)
+        return Asked(route, request, binding, request_hash)
 
     async def challenge(self, asked: Asked, reply: Reply) -> None:
         """Answer a request that offers no payment."""
         self._metrics.requests.add(1, "unpaid", asked.route.label)
-        body = self._challenges.plain(asked.route, asked.url, asked.binding, asked.request_hash)
+        body = self._challenges.plain(asked.route, self._url(asked), asked.binding, asked.request_hash)
         await respond_payment_required(reply, body, [(names.REQUIRED, header(body))])
+
+    def _url(self, asked: Asked) -> str:
+        request = asked.request
+        return self._challenges.url(request.scheme, request.host, request.raw_path, asked.route)
 
     def parse(self, payment_header: bytes) -> Attempt:
         """The payment in a PAYMENT-SIGNATURE header. Raises 400 if it does not parse."""
@@ -148,7 +151,7 @@ class Admission:
             # A stock client's scheme sees this header only, not the new 402.
             extra = {"requestHash": asked.request_hash.hex(), "binding": asked.binding}
         body = self._challenges.refused(
-            route, asked.url, asked.binding, asked.request_hash, code.value, extra
+            route, self._url(asked), asked.binding, asked.request_hash, code.value, extra
         )
         response = PaymentResponse(
             success=False,
