@@ -255,7 +255,8 @@ class Payer:
             self._budgets.check_vendor(call.url, str(offer.vendor))
             if not self._vendors.is_known(offer.gateway, offer.vendor):
                 await self._vendors.check(call.url, offer.gateway, offer.vendor)
-            await self._approve(purchase, offer)
+            if self._budgets.asks_about(offer.amount):
+                await self._approve(purchase, offer)
             channel = self._book.channel(offer.gateway)
             order = await self._place(channel, challenge, purchase)
             purchase.vendor, purchase.signed_at = str(offer.vendor), time.perf_counter()
@@ -293,9 +294,7 @@ class Payer:
     async def _approve(self, purchase: Purchase, offer: Offer) -> None:
         """Ask once per call, and again when the price has risen since. Raises `ApprovalDeniedError`."""
         call, approve = purchase.call, self._budgets.approve
-        if approve is None or not self._budgets.asks_about(offer.amount):
-            return
-        if offer.amount <= purchase.approved_atomic:
+        if approve is None or offer.amount <= purchase.approved_atomic:
             return
         proposal = Proposal(call.url, call.method, offer.amount, str(offer.gateway), str(offer.vendor))
         answer = approve(proposal)

@@ -53,7 +53,10 @@ class Wire:
         head = _request_head(method, url, headers, chunked=not isinstance(body, bytes) and body.is_chunked)
         host = url.raw_host.decode("ascii")
         origin = (url.scheme, host, url.port or (443 if url.scheme == "https" else 80))
-        await self._turn()
+        if self._turns.locked():
+            await self._wait_for_turn()
+        else:
+            await self._turns.acquire()
         try:
             connection = self._reusable(origin) or await self._connect(origin)
         except BaseException:
@@ -88,10 +91,7 @@ class Wire:
         for connection in waiting:
             connection.abort()
 
-    async def _turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()
-            return
+    async def _wait_for_turn(self) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._turns.acquire()
