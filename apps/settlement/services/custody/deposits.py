@@ -12,6 +12,7 @@ from apps.payments.services.custody import SeenDeposit, custody_cursor, record_d
 from apps.settlement.chain import ChainSession
 from apps.settlement.errors import SettlementPaused
 from apps.settlement.services.custody.wallet import custodial_wallet
+from apps.settlement.services.index import OVERLAP_SLOTS
 from machpay.chain.client import SignatureSeen
 from machpay.chain.deposits import transfers_into
 
@@ -28,7 +29,12 @@ def sync_deposits(chain: ChainSession) -> list[CustodialDeposit]:
     """
     wallet, mint = custodial_wallet(chain), str(chain.network.mint)
     recorded: list[CustodialDeposit] = []
-    for seen in reversed(list(_since_cursor(chain, wallet))):
+    listed = list(_since_cursor(chain, wallet))
+    stored = CustodialDeposit.objects.filter(signature__in=[seen.signature for seen in listed])
+    known = set(stored.values_list("signature", flat=True))
+    for seen in reversed(listed):
+        if seen.signature in known:
+            continue
         found = [] if seen.failed else _transfers(chain, wallet, seen)
         new = record_deposits(found, mint=mint, signature=seen.signature, slot=seen.slot)
         recorded += new
@@ -38,16 +44,21 @@ def sync_deposits(chain: ChainSession) -> list[CustodialDeposit]:
 
 
 def _since_cursor(chain: ChainSession, wallet: Pubkey) -> Iterator[SignatureSeen]:
-    """Finalised transactions that name the wallet, newest first, down to the last recorded one."""
+    """Finalised transactions that name the wallet, newest first, down to the last recorded one; of the last minute all,
+    since a server may list one after later ones."""
     cursor = custody_cursor()
+    lately = chain.run(chain.client.slot("finalized")) - OVERLAP_SLOTS
+    floor = min(cursor.slot, lately)
     before: str | None = None
     while True:
         page = chain.run(chain.client.signatures_of(wallet, before=before, limit=_PAGE))
         for seen in page:
+            is_last = seen.signature == cursor.signature
             # A server that has forgotten the cursor's own transaction still knows slots.
-            if seen.signature == cursor.signature or seen.slot < cursor.slot:
+            if seen.slot < floor or (is_last and seen.slot < lately):
                 return
-            yield seen
+            if not is_last:
+                yield seen
         if len(page) < _PAGE:
             return
         before = page[-1].signature
