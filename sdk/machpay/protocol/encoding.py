@@ -59,7 +59,7 @@ def parse_b64(value: object, field: str, size: int | None = None) -> bytes:
     if not isinstance(value, str):
         raise MalformedError(f"{field} must be base64 text")
     try:
-        raw = base64.b64decode(value, validate=True)
+        raw = binascii.a2b_base64(value, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"{field} must be base64 text") from error
     if to_b64(raw) != value:

@@ -124,7 +124,7 @@ def _decode(header: str | bytes, name: str, decoder: msgspec.json.Decoder[Any]) 
     if len(header) > 4 * MAX_HEADER_BYTES:
         raise MalformedError(f"{name} is too long")
     try:
-        raw = base64.b64decode(header, validate=True)
+        raw = binascii.a2b_base64(header, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"{name} must be base64: {error}") from error
     return decode_json(decoder, raw, f"{name} must be base64 of an x402 version {VERSION} object")
@@ -180,8 +180,7 @@ def build_payload(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentTerms:
+class PaymentTerms(msgspec.Struct, frozen=True, gc=False):
     """The typed fields of an inner payload, before the channel they belong to is derived."""
 
     agent: Pubkey
