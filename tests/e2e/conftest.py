@@ -26,7 +26,7 @@ from machpay.chain.transactions import Commitment
 from tests.support.http import LOCAL
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 300.0) -> None:
     """Poll until true; the failure names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -131,7 +131,6 @@ class Running:
                 and self.vault() == self.total("bond") + self.total("forfeited")
             ),
             "everything charged is settled and paid out, and every bond is in the ledger",
-            timeout_s=180.0,
         )
 
     def vault(self) -> int:

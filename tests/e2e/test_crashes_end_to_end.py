@@ -9,7 +9,7 @@ import pytest
 from devnet.offers import LEXICON
 from tests.e2e.conftest import Running, finish, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 GATEWAY = LEXICON.gateway
 

@@ -15,15 +15,19 @@ import pytest
 from devnet.network import ROOT
 from tests.e2e.conftest import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
 
 
+_started: list["subprocess.Popen[str]"] = []
+"""Demos of the running test; those that a failure left running are ended after it."""
+
+
 def start_demo(data: Path, *arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    demo = subprocess.Popen(
         [sys.executable, "-m", "devnet", "--data", str(data), "--agents", "2", *arguments],
         cwd=ROOT,
         env=environment(),
@@ -31,6 +35,8 @@ def start_demo(data: Path, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
     )
+    _started.append(demo)
+    return demo
 
 
 def processes_of(data: Path) -> list[str]:
@@ -58,13 +64,18 @@ def end(demo: "subprocess.Popen[str]", number: signal.Signals) -> str:
 def data(tmp_path: Path):
     folder = tmp_path / "demo data"
     yield folder
+    for demo in _started:
+        if demo.poll() is None:
+            demo.kill()
+            demo.communicate()
+    _started.clear()
     wait_until(lambda: processes_of(folder) == [], "nothing is left running")
 
 
 def test_the_demo_can_be_joined_stopped_killed_and_started_again(data: Path) -> None:
     manifest = data / "demo.json"
     demo = start_demo(data)
-    wait_until(manifest.exists, "the demo is up", timeout_s=120)
+    wait_until(manifest.exists, "the demo is up")
     joined = json.loads(manifest.read_text())
     for name, url in joined.items():
         if name.endswith("_url") and url.startswith("http"):
@@ -79,7 +90,7 @@ def test_the_demo_can_be_joined_stopped_killed_and_started_again(data: Path) -> 
 
     # Again on the same folder: the same chain, and everything that was charged before is still there.
     demo = start_demo(data)
-    wait_until(manifest.exists, "the demo is up again", timeout_s=120)
+    wait_until(manifest.exists, "the demo is up again")
     again = json.loads(manifest.read_text())
     assert (again["domain"], again["mint"], again["agents"]) == (
         joined["domain"],
@@ -96,7 +107,7 @@ def test_the_demo_can_be_joined_stopped_killed_and_started_again(data: Path) -> 
     # After a kill, and with the chain gone: chain and database begin anew together, and the sums agree.
     shutil.rmtree(data / "localnet")
     demo = start_demo(data, "--once")
-    output, _ = demo.communicate(timeout=300)
+    output, _ = demo.communicate(timeout=600)
     assert demo.returncode == 0, output
     assert "chain, ledger and receipts agree" in output
     assert "MISMATCH" not in output

@@ -9,7 +9,7 @@ from machpay.protocol.nonces import new_nonce
 from tests.e2e.conftest import Running, wait_until
 from tests.e2e.raw_payments import RawBuyer, refusal
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 BOND = 20_000_000
 

@@ -28,7 +28,7 @@ from machpay_gateway.setup.networks import Wanted, find_network
 from tests.e2e.conftest import Running, wait_until
 
 # A dozen commands are started one after the other, each a process of its own.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 EXAMPLE = ROOT / "examples" / "vendor_fastapi"
 

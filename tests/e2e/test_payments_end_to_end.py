@@ -16,7 +16,7 @@ from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.signed_requests import sign_request
 from tests.e2e.conftest import Running, finish, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 def liability(running: Running, agent: str, gateway_index: int) -> dict:

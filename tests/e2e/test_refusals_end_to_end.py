@@ -15,7 +15,7 @@ from machpay.protocol.requests import request_hash
 from tests.e2e.conftest import Running, wait_until
 from tests.e2e.raw_payments import RawBuyer, altered_nonce, refusal
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 
 @contextlib.contextmanager
