@@ -33,11 +33,12 @@ class Due:
         self._at = None
 
     def close(self) -> None:
-        """Like `never`, for good."""
+        """Like `never`, for good; `late` is let go."""
         self._at = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        del self._late
 
     def _look(self) -> None:
         self._timer = None

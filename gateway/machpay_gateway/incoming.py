@@ -69,8 +69,8 @@ class Incoming:
             raise NotHttp(str(error)) from error
 
     def close(self) -> None:
-        """Let go of the parser, which holds this object."""
-        self._parser = None
+        """Let go of who holds this object, so that nobody has to look for what is held in a circle."""
+        del self._parser, self._client, self._arrived, self._ended
 
     # --- What llhttp calls ------------------------------------------------------------------------------------------
 
