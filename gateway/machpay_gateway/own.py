@@ -96,7 +96,12 @@ class OwnEndpoints:
         if match is None:
             raise RequestError(404, "not_found", "a payment is looked up by the 64 hex digits of its digest")
         found = self._payments.find(bytes.fromhex(match[1]))
-        body: dict[str, Any] = {"digest": match[1], "status": found.state, "in_flight": found.in_flight}
+        body: dict[str, Any] = {
+            "digest": match[1],
+            "status": found.state,
+            "in_flight": found.in_flight,
+            "remembers_s": found.remembers_s,
+        }
         if found.receipt is not None:
             body["receipt"] = found.receipt.to_json()
         await respond_json(reply, 200, msgspec.json.encode(body))

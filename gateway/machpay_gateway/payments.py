@@ -53,11 +53,13 @@ class Ticket(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the look-up by digest answers."""
+    """What the look-up by digest answers. `remembers_s` is how far back it knows every payment that was completed: what
+    is older may have been forgotten."""
 
     state: PaymentState
     in_flight: bool
     receipt: SignedReceipt | None
+    remembers_s: float
 
 
 class Payments:
@@ -69,6 +71,8 @@ class Payments:
         self.book = book
         self.journal = journal
         self._recent: OrderedDict[bytes, Outcome] = OrderedDict()
+        self._known_since = 0.0
+        """Unix seconds: everything that was completed later is in `_recent`."""
         self._in_flight: dict[bytes, int] = {}
 
     # --- Start ------------------------------------------------------------------------------------------------------
@@ -80,6 +84,7 @@ class Payments:
         they were served. Raises `LogError` and its kinds.
         """
         self.journal.recover(self._remember)
+        self._known_since = max(self._known_since, self._log_begins())
         left_open = list(self.book.join.open.values())
         for payment in left_open:
             ticket = Ticket(payment, self.book.channel(payment.accept.agent))
@@ -90,6 +95,14 @@ class Payments:
                 self.sent(ticket)
         await self.journal.start()
         return len(left_open)
+
+    def _log_begins(self) -> float:
+        """Unix seconds from which on the log has every payment."""
+        if not self.journal.segments:
+            return time.time()
+        # Of what was completed before a later segment nothing may be left; its time has lost the fraction.
+        first = self.journal.segments[0]
+        return first.created_at if first.number == 1 else first.created_at + 1
 
     # --- One payment ------------------------------------------------------------------------------------------------
 
@@ -210,11 +223,12 @@ class Payments:
 
     def find(self, digest: bytes) -> Found:
         """What is known of a payment by its digest: in flight, or one of the recently completed."""
+        remembers_s = max(0.0, round(time.time() - self._known_since, 3))
         outcome = self._recent.get(digest)
         if outcome is not None:
             state: PaymentState = "served" if was_served(outcome.http_status, outcome.charged) else "void"
-            return Found(state, False, receipt_of(digest, outcome))
-        return Found("unknown", digest in self._in_flight, None)
+            return Found(state, False, receipt_of(digest, outcome), remembers_s)
+        return Found("unknown", digest in self._in_flight, None, remembers_s)
 
     def is_known(self, attempt: Attempt) -> bool:
         """Whether a payment with this nonce was accepted before. Behind the guard's floor nobody remembers any more:
@@ -263,4 +277,5 @@ class Payments:
             return
         self._recent[self.book.digest(payment)] = payment.outcome
         if len(self._recent) > RECENT_PAYMENTS:
-            self._recent.popitem(last=False)
+            _, forgotten = self._recent.popitem(last=False)
+            self._known_since = max(self._known_since, forgotten.time + 1)

@@ -275,3 +275,25 @@ async def test_the_backlog_of_an_earlier_run_comes_before_what_is_new(tmp_path: 
         while batch := await backlog.read(2):
             seen += batch
         assert [payment.seq for payment in seen] == [3, 4, 5, 6]
+
+
+async def test_a_look_up_says_how_far_back_every_payment_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machpay_gateway.payments.RECENT_PAYMENTS", 2)
+    nobody = bytes(32)
+    async with running(tmp_path) as payments:
+        await asyncio.sleep(0.01)
+        assert 0 < payments.find(nobody).remembers_s < 60
+        tickets = [serve(payments, AGENTS[0], 10) for _ in range(2)]
+        assert payments.find(nobody).remembers_s > 0
+        # The first one is forgotten now, and it was completed a moment ago.
+        tickets.append(serve(payments, AGENTS[0], 10))
+        digests = [payments.book.digest(ticket.payment) for ticket in tickets]
+        found = [payments.find(digest) for digest in digests]
+        assert [one.state for one in found] == ["unknown", "served", "served"]
+        assert payments.find(nobody).remembers_s == 0
+        await payments.durable()
+    async with running(tmp_path) as again:
+        assert [again.find(digest).state for digest in digests] == ["unknown", "served", "served"]
+        assert again.find(nobody).remembers_s == 0

@@ -49,6 +49,7 @@ class Scripted:
     sign: Callable[[Receipt], SignedReceipt] | None = None
     bare: Callable[[Arrived], web.Response | None] = field(default=lambda arrived: None)
     extensions: dict[str, object] = field(default_factory=dict)
+    remembers_s: float = 3_600
     server: Served | None = None
 
     async def start(self) -> None:
@@ -152,7 +153,7 @@ class Scripted:
     async def _look_up(self, request: web.Request) -> web.Response:
         digest = bytes.fromhex(request.match_info["digest"])
         receipt = self.receipts.get(digest)
-        lookup = PaymentLookup(digest.hex(), "unknown")
+        lookup = PaymentLookup(digest.hex(), "unknown", remembers_s=self.remembers_s)
         if receipt is not None:
             lookup = PaymentLookup(digest.hex(), "served", receipt=receipt.to_json())
         return web.Response(body=msgspec.json.encode(lookup), content_type="application/json")

@@ -169,6 +169,25 @@ async def test_a_payment_of_which_nobody_can_tell_is_not_called_free(client, scr
     assert client._book.channel(GATEWAY.public).unresolved == PRICE
 
 
+@pytest.mark.parametrize(("remembers_s", "is_settled"), [(0, False), (3_600, True)])
+async def test_unknown_is_free_only_if_the_gateway_would_still_know_it(make_client, remembers_s, is_settled):
+    """Something between answers for the gateway; the gateway itself has no such payment (any more)."""
+    server = Scripted(network=network(), extensions={EXTENSION: DECLARATION}, remembers_s=remembers_s)
+    server.bare = lambda arrived: web.Response(status=504)
+    await server.start()
+    client = await make_client(resends=0)
+    try:
+        if is_settled:
+            response = await client.pay_and_call(server.url + "/x")
+            assert (response.status_code, response.payment) == (504, None)
+        else:
+            with pytest.raises(UnresolvedPaymentError):
+                await client.pay_and_call(server.url + "/x")
+    finally:
+        await server.stop()
+    assert client._book.channel(GATEWAY.public).unresolved == (0 if is_settled else PRICE)
+
+
 async def test_a_busy_gateway_is_asked_again_when_it_says_and_no_longer(make_client, busy):
     began = time.monotonic()
     client = await make_client(busy_wait_s=2.5)

@@ -182,7 +182,8 @@ class Journal:
         """Start a segment whose snapshot takes the place of everything that is still in the buffer."""
         number = self.segments[-1].number + 1 if self.segments else 1
         first_number = self._book.next_number
-        data, completed = self._snapshot(number)
+        created_at = int(time.time())
+        data, completed = self._snapshot(number, created_at)
         self._buffer.clear()
         descriptor = await self._in_thread(write_segment, self._folder, number, data)
         if self._descriptor >= 0:
@@ -195,18 +196,19 @@ class Journal:
                 len(data),
                 completed,
                 first_number,
+                created_at,
                 len(data),
             )
         )
         logger.info("segment %d of the log begins", number)
         self.failure = None
 
-    def _snapshot(self, number: int) -> tuple[bytes, int]:
+    def _snapshot(self, number: int, created_at: int) -> tuple[bytes, int]:
         """The bytes a new segment starts with, and how many payments were complete before it."""
         book = self._book
         pending = [payment for _, payment in self._pending]
         completed = self.completed
-        book.guard.prune(int(time.time()))
+        book.guard.prune(created_at)
         header = Header(
             identity=self._identity,
             segment=number,
@@ -215,7 +217,7 @@ class Journal:
             completed=completed,
             delivered=min(book.delivered, completed),
             guard_floor=book.guard.floor,
-            created_at=int(time.time()),
+            created_at=created_at,
         )
         records: list[Record] = [header, *book.totals(pending)]
         nonces = list(book.guard.snapshot().items())

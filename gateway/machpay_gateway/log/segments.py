@@ -25,14 +25,15 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Segment:
     """One file. `end` is where its durable part ends, `completed` how many payments were complete before it,
-    `first_number` what the first payment got that was accepted in it, `snapshot_bytes` how long the snapshot is that it
-    was started with by this process."""
+    `first_number` what the first payment got that was accepted in it, `created_at` when it was begun (unix seconds),
+    `snapshot_bytes` how long the snapshot is that it was started with by this process."""
 
     number: int
     path: Path
     end: int
     completed: int
     first_number: int
+    created_at: int
     snapshot_bytes: int = 0
 
     def is_full(self, segment_bytes: int) -> bool:
@@ -86,7 +87,9 @@ def recover(
                 raise LogDamaged(f"{path}: the record at byte {end} does not check")
             if repair:
                 _cut(path, end, data[end:])
-        segments.append(Segment(header.segment, path, end, header.completed, header.next_number))
+        segments.append(
+            Segment(header.segment, path, end, header.completed, header.next_number, header.created_at)
+        )
     return segments
 
 

@@ -195,7 +195,7 @@ class Front:
         await reply.whole(200, [(b"content-type", CONTENT_TYPE_LATEST.encode())], text)
 
     async def _look_up(self, request: Request, reply: Reply) -> bool:
-        """Answer with what a sibling knows of a payment; False if we know it ourselves or nobody does.
+        """Answer with what the siblings know of a payment; False if we know it ourselves.
 
         Raises 503 if nobody knows it, but a sibling did not answer: "unknown" would let its client pay again.
         """
@@ -220,7 +220,11 @@ class Front:
                 "a process that may know this payment is not there",
                 (RETRY_AFTER,),
             )
-        return False
+        # Nobody knows it, which means as much as the shortest memory.
+        reach = [found.remembers_s, *(told.get("remembers_s", 0) for told in documents if told)]
+        nothing = {"digest": digest, "status": "unknown", "in_flight": False, "remembers_s": min(reach)}
+        await respond_json(reply, 200, msgspec.json.encode(nothing))
+        return True
 
     async def _ask(self, target: str, *, everywhere: bool = False) -> dict[int, tuple[int, bytes] | None]:
         """Every sibling's answer, of this machine or of all; None from who does not answer."""

@@ -42,6 +42,7 @@ from machpay.client.terms import Call
 from machpay.client.transport import Lost, Transport
 from machpay.client.uploads import Source
 from machpay.protocol.errors import MalformedError, RefusalCode
+from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import LOOKUP_PREFIX, PaymentLookup, decode_lookup
 from machpay.protocol.receipts import SignedReceipt
 from machpay.protocol.x402 import RESPONSE_HEADER
@@ -285,7 +286,7 @@ class Exchange:
 
     async def _ask_outcome(self, sent: Delivery) -> tuple[bool, SignedReceipt | None]:
         """Look a payment up, waiting a little while it is in flight: whether the gateway has given its last
-        word, and its valid receipt if it has one. Its last word without a receipt: it knows no such
+        word, and its valid receipt if it has one. Its last word without a receipt: it never had such a
         payment."""
         call, order = sent.call, sent.order
         for attempt in range(1, LOOK_UP_TRIES + 1):
@@ -294,7 +295,7 @@ class Exchange:
                 if receipt is not None:
                     check_receipt(receipt, order)
                 if not lookup.in_flight:
-                    return True, receipt
+                    return lookup.settles(time.time() - nonce_unix_ms(order.intent.nonce) / 1000), receipt
             except GatewayUnreachableError:
                 pass
             except MalformedError as error:

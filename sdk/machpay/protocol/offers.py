@@ -91,13 +91,19 @@ class PaymentLookup(msgspec.Struct):
     """The answer of `GET /.well-known/machpay/payments/{digest}`.
 
     A payment that is `in_flight` is still `unknown`: ask again. An ended one is served or void and has its
-    `receipt`. Otherwise `unknown` means that this gateway holds nothing under the digest.
+    `receipt`. Otherwise `unknown` means that this gateway holds nothing under the digest, which says that nothing was
+    charged only for a payment that was made less than `remembers_s` seconds ago: older ones may have been forgotten.
     """
 
     digest: str
     status: Literal["served", "void", "unknown"]
     in_flight: bool = False
     receipt: dict[str, Any] | None = None
+    remembers_s: float = 0
+
+    def settles(self, age_s: float) -> bool:
+        """True if this is the gateway's last word on a payment that was made `age_s` seconds ago."""
+        return not self.in_flight and (self.status != "unknown" or age_s < self.remembers_s)
 
 
 _lookup_decoder = msgspec.json.Decoder(PaymentLookup)
