@@ -30,7 +30,7 @@ from devnet.network import ROOT
 from devnet.offers import ATLAS, LEXICON
 from machpay_gateway.siblings.family import identity
 
-CONNECTIONS = 32
+CONNECTIONS = 64
 LIMITS = {"payment": 150.0, "middleware": 2.0, "client": 3.0, "p50": 5.0, "p99": 50.0}
 
 

@@ -34,6 +34,8 @@ LINGER_S: Final = 0.01
 """How long a record that nobody waits for may stay in memory."""
 GATHER_S: Final = 0.002
 """How long a write waits at most for records of payments that are being worked on anyway."""
+GATHERED: Final = 8
+"""So many payments are enough for one fsync: the others are worked on while it lasts."""
 LATEST: Final = 5_000
 """How many completed payments stay in memory for delivery; behind that it reads the log."""
 RETRY_S: Final = 1.0
@@ -163,12 +165,12 @@ class Journal:
                 self._settle(target)
 
     async def _gather(self) -> None:
-        """Let what the loop is busy with join this write, while every turn of the loop brings more. On an idle gateway
-        that is one turn; on a busy one every fsync is shared by many payments."""
+        """Let what the loop is busy with join this write, while every turn of the loop brings more, up to a point. On an
+        idle gateway that is one turn; on a busy one every fsync is shared by several payments."""
         loop = asyncio.get_running_loop()
         until = loop.time() + GATHER_S
         before = -1
-        while before != self._appended and loop.time() < until:
+        while before != self._appended and len(self._waiters) < GATHERED and loop.time() < until:
             before = self._appended
             await asyncio.sleep(0)
 
