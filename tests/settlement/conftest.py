@@ -23,9 +23,10 @@ from devnet.offers import Offer
 from machpay.chain.instructions import ChannelSettlement, settle_cumulative
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.settlements import ResolvedPayment, to_item
-from tests.support.chain import SLOT_MS, LocalChain, Payer, chain_settings, local_chain
+from tests.support.chain import SLOT_MS, LocalChain, Payer, chain_settings, module_chain
 
-__all__ = ["chain_settings", "local_chain"]
+# What a test leaves on the chain, such as what a vendor is owed, is no business of another file.
+__all__ = ["chain_settings", "module_chain"]
 
 T = TypeVar("T")
 BOND = 50_000_000
