@@ -297,3 +297,26 @@ async def test_a_look_up_says_how_far_back_every_payment_is_known(
     async with running(tmp_path) as again:
         assert [again.find(digest).state for digest in digests] == ["unknown", "served", "served"]
         assert again.find(nobody).remembers_s == 0
+
+
+async def test_a_read_of_the_backlog_that_is_cancelled_skips_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path, segment_bytes=4_000) as payments:
+        for _ in range(60):
+            await pay(payments)
+        await payments.durable()
+    async with running(tmp_path, segment_bytes=4_000) as again:
+        backlog = Backlog(again.journal, 0)
+        seen = []
+        for turns in range(1, 8):
+            reading = asyncio.create_task(backlog.read(25))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if reading.done():
+                seen += reading.result()
+                continue
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        while batch := await backlog.read(25):
+            seen += batch
+        assert [payment.seq for payment in seen] == list(range(1, 61))

@@ -38,11 +38,13 @@ class Backlog:
     async def _from_disk(self, limit: int) -> list[OpenPayment]:
         if self._next > self._journal.completed:
             return []
-        if self._reader is None:
-            self._reader = LogReader(self._journal, self._next - 1)
+        # Whoever is interrupted here has not been given what was found, and a reader never goes back: the next attempt
+        # begins with a new one.
+        reader, self._reader = self._reader or LogReader(self._journal, self._next - 1), None
         found: list[OpenPayment] = []
         while len(found) < limit:
-            if not self._reader.step(found, limit):
+            if not reader.step(found, limit):
                 break
             await asyncio.sleep(0)
+        self._reader = reader
         return found

@@ -208,7 +208,8 @@ class Journal:
         began = time.perf_counter()
         try:
             append(self._descriptor, data)
-        except OSError as error:
+        except Exception as error:
+            # As in `_run`: what was taken out of the buffer may not be followed by more.
             self._fail(error)
             raise LogUnavailable(self.failure or "") from error
         self._last_write_s = time.perf_counter() - began
