@@ -38,9 +38,9 @@ async def _host_gateways(
     vendors = [keys.get(f"vendor-{offer.vendor}") for offer in OFFERS]
     async with ChainClient(rpc_url, network) as chain:
         await asyncio.gather(*(_fund_sol(chain, vendor.public) for vendor in vendors))
-        gateways = [
-            await register_hosted_gateway(chain, network, facilitator_url, vendor) for vendor in vendors
-        ]
+        gateways = await asyncio.gather(
+            *(register_hosted_gateway(chain, network, facilitator_url, vendor) for vendor in vendors)
+        )
     return {vendor.pubkey: str(gateway) for vendor, gateway in zip(vendors, gateways, strict=True)}
 
 

@@ -133,7 +133,7 @@ def relayer(
 
 @pytest.fixture(scope="package")
 def hosted(relayer: Server, local_chain: LocalChain) -> Pubkey:
-    """LEXICON's hosted gateway, registered through the facilitator and finally known."""
+    """LEXICON's hosted gateway, registered through the facilitator, which takes payments for it."""
     vendor = local_chain.keys.get(f"vendor-{LEXICON.vendor}")
     admin = local_chain.keys.get("admin").keypair()
     rent = TransferParams(from_pubkey=admin.pubkey(), to_pubkey=vendor.public, lamports=10_000_000)
@@ -143,7 +143,6 @@ def hosted(relayer: Server, local_chain: LocalChain) -> Pubkey:
             client, local_chain.network, f"{relayer.url}/facilitator", vendor
         )
     )
-    local_chain.wait_until_final()
     return gateway
 
 

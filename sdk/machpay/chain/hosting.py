@@ -4,7 +4,9 @@ The vendor pays for the account and signs; the facilitator, which holds the gate
 signatures are over one message that does nothing else, so neither trusts the other.
 """
 
+import asyncio
 import base64
+import time
 from typing import Final, TypeVar
 
 import httpx
@@ -26,6 +28,8 @@ from machpay.protocol.keys import SigningKey
 from machpay.protocol.x402 import SCHEME
 
 _TIMEOUT_S: Final = 10.0
+_KNOWN_TIMEOUT_S: Final = 90.0
+_KNOWN_POLL_S: Final = 0.5
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -59,14 +63,31 @@ async def hosted_gateway(facilitator_url: str, vendor: Pubkey) -> HostedGateway:
 async def register_hosted_gateway(
     chain: ChainClient, network: Network, facilitator_url: str, vendor: SigningKey
 ) -> Pubkey:
-    """Register the vendor's hosted gateway on chain and wait until that is confirmed; nothing happens if it is.
+    """Register the vendor's hosted gateway on chain and wait until the facilitator takes payments for it, which is
+    when the registration is final; nothing happens if it does already.
 
-    The vendor must be registered and hold the rent. Returns the gateway. Raises `FacilitatorError` or `ChainError`.
+    The vendor must be registered and hold the rent. Returns the gateway. Raises `FacilitatorError` or `ChainError`;
+    calling again goes on where it ended.
     """
     hosted = await hosted_gateway(facilitator_url, vendor.public)
     gateway = Pubkey.from_string(hosted.gateway)
-    if hosted.registered or await chain.gateway(gateway, "confirmed") is not None:
+    if hosted.registered:
         return gateway
+    if await chain.gateway(gateway, "confirmed") is None:
+        await _register(chain, network, facilitator_url, vendor, gateway)
+    deadline = time.monotonic() + _KNOWN_TIMEOUT_S
+    while not (await hosted_gateway(facilitator_url, vendor.public)).registered:
+        if time.monotonic() > deadline:
+            raise FacilitatorError(
+                f"gateway {gateway} is registered, but {facilitator_url} does not know it {_KNOWN_TIMEOUT_S:g} s later"
+            )
+        await asyncio.sleep(_KNOWN_POLL_S)
+    return gateway
+
+
+async def _register(
+    chain: ChainClient, network: Network, facilitator_url: str, vendor: SigningKey, gateway: Pubkey
+) -> None:
     blockhash, _ = await chain.latest_blockhash()
     instruction = register_gateway(network, gateway=gateway, authority=vendor.public)
     message = MessageV0.try_compile(vendor.public, [instruction], [], blockhash)
@@ -86,7 +107,6 @@ async def register_hosted_gateway(
     transaction = VersionedTransaction.populate(message, [signatures[key] for key in signers])
     signature = await chain.send(bytes(transaction))
     await chain.confirm(signature, "confirmed")
-    return gateway
 
 
 async def _call(method: str, url: str, body: bytes | None = None) -> bytes:
