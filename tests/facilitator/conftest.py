@@ -138,12 +138,11 @@ def hosted(relayer: Server, local_chain: LocalChain) -> Pubkey:
     admin = local_chain.keys.get("admin").keypair()
     rent = TransferParams(from_pubkey=admin.pubkey(), to_pubkey=vendor.public, lamports=10_000_000)
     local_chain.call(lambda client: client.send_and_confirm([transfer(rent)], admin, []))
-    gateway = local_chain.call(
+    return local_chain.call(
         lambda client: register_hosted_gateway(
             client, local_chain.network, f"{relayer.url}/facilitator", vendor
         )
     )
-    return gateway
 
 
 @pytest.fixture
