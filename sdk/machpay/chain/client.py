@@ -44,7 +44,12 @@ from machpay.chain.accounts import (
     VendorAccount,
     decode_account,
 )
-from machpay.chain.errors import ConfirmationTimeout, RpcUnavailable, TransactionRejected
+from machpay.chain.errors import (
+    ConfirmationTimeout,
+    RpcUnavailable,
+    TransactionFailed,
+    TransactionRejected,
+)
 from machpay.chain.lookup_tables import LOOKUP_TABLE_PROGRAM_ID, LookupTable
 from machpay.chain.network import Network
 from machpay.chain.tokens import token_amount
@@ -414,7 +419,7 @@ class ChainClient:
                     raise status.err
                 return status
             if time.monotonic() >= deadline:
-                raise ConfirmationTimeout(f"{signature} is not {commitment} after {timeout_seconds:g} s")
+                raise _timeout(signature, commitment, timeout_seconds)
             await asyncio.sleep(_POLL_SECONDS)
 
     async def send_and_confirm(
@@ -425,19 +430,37 @@ class ChainClient:
         commitment: Commitment = "confirmed",
         timeout_seconds: float = 60.0,
     ) -> str:
-        """Sign, send and wait; the same bytes are sent again every two seconds until seen. Returns the signature."""
+        """Sign, send and wait; the same bytes are sent again every two seconds. Returns the signature.
+
+        Raises as `send` where the cluster refuses them at first or they can never land any more, `TransactionFailed`
+        (`ProgramError`) if they landed and failed. With `ConfirmationTimeout` and `RpcUnavailable` the outcome is
+        unknown.
+        """
         transaction = await self.sign(instructions, payer, signers)
         deadline = time.monotonic() + timeout_seconds
+        await self.send(transaction.raw)
         while True:
-            await self.send(transaction.raw)
             left = deadline - time.monotonic()
             try:
                 await self.confirm(transaction.signature, commitment, min(_RESEND_SECONDS, max(left, 0)))
-            except ConfirmationTimeout:
+            except ConfirmationTimeout as error:
                 if time.monotonic() >= deadline:
-                    raise
+                    raise _timeout(transaction.signature, commitment, timeout_seconds) from error
+                await self._send_again(transaction)
                 continue
             return transaction.signature
+
+    async def _send_again(self, transaction: SignedTransaction) -> None:
+        """Send bytes that were sent before. A refusal says nothing of the first time: it is raised only once they can
+        have landed no more and did not."""
+        try:
+            await self.send(transaction.raw)
+        except (TransactionRejected, TransactionFailed):
+            # The height first: what landed up to it is known to every later look-up.
+            height = await self.block_height("finalized")
+            (status,) = await self.status([transaction.signature])
+            if status is None and height > transaction.last_valid_block_height:
+                raise
 
     # ---- inside
 
@@ -487,6 +510,10 @@ async def _answer(call: Awaitable[T]) -> T:
 def _describe(message: object) -> str:
     """The sentence of an RPC error, whatever its class."""
     return str(getattr(message, "message", None) or message or "the RPC server answered with an error")
+
+
+def _timeout(signature: str, commitment: Commitment, seconds: float) -> ConfirmationTimeout:
+    return ConfirmationTimeout(f"{signature} is not {commitment} after {seconds:g} s; it may be later")
 
 
 def _signature_of(raw: bytes) -> str:
