@@ -7,14 +7,15 @@ and the program has to notice that it was about something else.
 import struct
 
 import pytest
-from solders.instruction import Instruction
+from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from machpay.chain.ed25519 import ED25519_PROGRAM_ID, attest
+from machpay.chain.instructions import ChannelSettlement, discriminator
 from machpay.chain.network import Network
 from machpay.protocol.intents import Voucher, voucher_message
-from tests.program.world import CONTEXT, USDC, Done, Refused, Vendor, World, done, refused
+from tests.program.world import CONTEXT, LAMPORTS, USDC, Done, Refused, Vendor, World, done, refused
 
 HERE = 0xFFFF
 HEADER, ROW, KEY, SIGNATURE, MESSAGE = 2, 14, 32, 64, 60
@@ -234,6 +235,34 @@ def test_a_nonzero_padding_byte_is_refused(scene: Scene) -> None:
     scene.attack(precompile(bytes(data)))
 
 
+@pytest.mark.parametrize("forged", [0, 1], ids=["first row", "second row"])
+def test_a_row_that_has_another_key_verified_is_refused(world: World, forged: int) -> None:
+    """An agent signs its neighbour's voucher and has its own key verified, one block further. Nothing else is off."""
+    vendor, items = _neighbours(world, [Keypair(), Keypair()])
+    thief, (victim, voucher) = items[1 - forged][0], items[forged]
+    signature = bytes(thief.sign_message(voucher.message))
+    items[forged] = (victim, Voucher(voucher.channel, voucher.cumulative, CONTEXT, signature))
+    _attack_as_a_pair(world, vendor, items, patch=(forged, 2, 1 - forged))
+
+
+@pytest.mark.parametrize("forged", [0, 1], ids=["first row", "second row"])
+def test_a_row_that_has_another_message_verified_is_refused(world: World, forged: int) -> None:
+    """One agent, two channels: the signature shown with the forged voucher is the one of the other voucher."""
+    agent = Keypair()
+    vendor, items = _neighbours(world, [agent, agent])
+    (_, signed), (_, voucher) = items[1 - forged], items[forged]
+    items[forged] = (agent, Voucher(voucher.channel, voucher.cumulative, CONTEXT, signed.signature))
+    _attack_as_a_pair(world, vendor, items, patch=(forged, 4, 1 - forged))
+
+
+def test_a_block_beyond_the_count_is_refused(world: World) -> None:
+    """The precompile verifies as many as the first byte says and passes over the rest, however many channels follow."""
+    vendor, items = _neighbours(world, [Keypair(), Keypair()])
+    victim, voucher = items[1]
+    items[1] = (victim, Voucher(voucher.channel, voucher.cumulative, CONTEXT, bytes(64)))
+    _attack_as_a_pair(world, vendor, items, count=1)
+
+
 def test_a_count_of_zero_signatures_is_refused(scene: Scene) -> None:
     """The runtime accepts the two bytes 0, 0: it has nothing to verify."""
     scene.attack(precompile(bytes(2)))
@@ -252,3 +281,51 @@ def _body(scene: Scene) -> bytes:
 def _voucher(signer: Keypair, channel: Pubkey, cumulative: int) -> Voucher:
     message = voucher_message(channel, cumulative, CONTEXT)
     return Voucher(channel, cumulative, CONTEXT, bytes(signer.sign_message(message)))
+
+
+def _neighbours(world: World, agents: list[Keypair]) -> tuple[Vendor, list[tuple[Keypair, Voucher]]]:
+    """A vendor, and for each agent an open channel with a gateway of its own and a voucher over 100 more, in the
+    program's order."""
+    vendor, items = world.vendor(), []
+    for agent in agents:
+        gateway = Keypair()
+        done(world.register_gateway(vendor.authority, gateway))
+        world.svm.airdrop(agent.pubkey(), LAMPORTS)
+        done(world.deposit(agent, USDC))
+        done(world.settle(vendor, world.item(agent, gateway, 50)))
+        items.append((agent, world.voucher(agent, gateway.pubkey(), 150)))
+    return vendor, sorted(items, key=lambda item: bytes(item[1].channel))
+
+
+def _attack_as_a_pair(
+    world: World,
+    vendor: Vendor,
+    items: list[tuple[Keypair, Voucher]],
+    *,
+    patch: tuple[int, int, int] | None = None,
+    count: int = 2,
+) -> None:
+    """Settle both vouchers, the check having exactly the length it must. `patch` (row, field, block) points one offset
+    into the other block. The precompile alone is satisfied."""
+    data = bytearray(bytes(attest([(agent.pubkey(), voucher) for agent, voucher in items]).data))
+    data[0] = count
+    if patch is not None:
+        at, field, block_index = patch
+        inside = {2: 0, 4: KEY + SIGNATURE}[field]
+        offset = HEADER + 2 * ROW + block_index * (KEY + SIGNATURE + MESSAGE) + inside
+        struct.pack_into("<H", data, HEADER + at * ROW + 2 * field, offset)
+    check = precompile(bytes(data))
+    done(world.send(check, signers=(world.relayer,)))
+    accounts = [*world.settle_ixs(vendor, _single(world, vendor))[1].accounts[:9]]
+    for agent, voucher in items:
+        accounts.append(AccountMeta(voucher.channel, False, True))
+        accounts.append(AccountMeta(world.network.agent_account(agent.pubkey()), False, True))
+    arguments = discriminator("settle_cumulative") + b"\0" + struct.pack("<QQ", 150, 150)
+    with world.nothing_moves():
+        settle = Instruction(world.network.program_id, arguments, accounts)
+        refused(world.send(check, settle, signers=(world.relayer,)), "InvalidSignature")
+
+
+def _single(world: World, vendor: Vendor) -> ChannelSettlement:
+    """Any settlement of the vendor's, for the accounts that all of them begin with."""
+    return world.item(Keypair(), vendor.gateway, 1, create=False)
