@@ -198,7 +198,7 @@ def parse_settings(text: str, folder: Path) -> Settings:
         vendor=_pubkey(raw.gateway.vendor, "gateway.vendor"),
         data_dir=folder / raw.gateway.data_dir,
         network=_network(raw.network),
-        rpc_url=parse_url(raw.network.rpc_url, "network.rpc_url"),
+        rpc_url=parse_url(raw.network.rpc_url, "network.rpc_url", query=True),
         relayer_url=parse_url(raw.network.relayer_url, "network.relayer_url"),
         receiver_url=parse_url(raw.network.receiver_url, "network.receiver_url"),
         routes=_routes(raw),
@@ -260,5 +260,5 @@ def _key(path: Path) -> SigningKey:
         return SigningKey.load(path)
     except OSError as error:
         raise ConfigError(f"gateway.keypair_file: cannot read {path}: {error.strerror}") from error
-    except MalformedError as error:
-        raise ConfigError(f"gateway.keypair_file: {path}: {error.detail}") from error
+    except (MalformedError, UnicodeDecodeError) as error:
+        raise ConfigError(f"gateway.keypair_file: {path} holds no key: {error}") from error

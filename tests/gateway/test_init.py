@@ -111,6 +111,12 @@ def test_a_configuration_that_would_not_load_leaves_no_file(
     assert (ran.code, ran.error["error"]) == (2, "ConfigError")
     assert "listed twice" in ran.error["detail"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.json"]
+    dry = command(
+        *("init", "--json", "--offline", "--no-input", "--dry-run", "--config", tmp_path / "gateway.toml"),
+        *("--network", described, "--vendor", VENDOR.pubkey, "--upstream", "http://127.0.0.1:9000"),
+        *("--price", "/a=0.1", "--price", "/a=0.2"),
+    )
+    assert (dry.code, dry.error) == (2, ran.error)
 
 
 def test_a_dry_run_prints_the_file_and_writes_none(command: Command, described: Path, tmp_path: Path) -> None:
@@ -242,7 +248,9 @@ def test_an_offer_moves_to_another_network_with_its_prices_and_without_its_keys(
         *("--name", "Weather", "--category", "weather"),
     )
     assert ran.code == 0, ran.err
-    first.write_text(first.read_text() + "charge_4xx = true\n\n[solvency]\nstale_s = 60\n")
+    schema = {"type": "object", "properties": {"a b": {"type": "string"}}, "required": ["a b"]}
+    written = 'input_schema = {type = "object", properties = {"a b" = {type = "string"}}, required = ["a b"]}'
+    first.write_text(first.read_text() + f"charge_4xx = true\n{written}\n\n[solvency]\nstale_s = 60\n")
     second = tmp_path / "live" / "gateway.toml"
     ran = command(*flags, "--config", second, "--from", first, "--free", "/b", "--name", "Weather live")
     assert ran.code == 0, ran.err
@@ -254,6 +262,40 @@ def test_an_offer_moves_to_another_network_with_its_prices_and_without_its_keys(
         ("/a", 100_000, True),
         ("/b", 0, False),
     ]
+    assert [route.input_schema for route in new.routes.routes] == [schema, None]
+
+
+@pytest.mark.parametrize("text", ["routes = 5", 'upstream = "http://a"', "gateway = []", "solvency = 1"])
+def test_an_offer_that_is_none_is_refused_by_name(
+    command: Command, described: Path, tmp_path: Path, text: str
+) -> None:
+    offer = tmp_path / "offer.toml"
+    offer.write_text(text)
+    ran = command(
+        *("init", "--json", "--offline", "--no-input", "--dry-run", "--config", tmp_path / "gateway.toml"),
+        *("--network", described, "--vendor", VENDOR.pubkey, "--from", offer),
+    )
+    assert (ran.code, ran.error["error"]) == (2, "ConfigError")
+    assert f"{text.partition(' ')[0]} must be a table" in ran.error["detail"]
+
+
+def test_an_rpc_servers_token_may_be_in_its_query_and_a_url_that_is_none_is_named(
+    command: Command, described: Path, tmp_path: Path
+) -> None:
+    flags = ["init", "--json", "--offline", "--no-input", "--dry-run", "--config", tmp_path / "gateway.toml"]
+    flags += ["--network", described, "--vendor", VENDOR.pubkey, "--price", "/a=0.1", "--upstream"]
+    ran = command(*flags, "http://127.0.0.1:9000", "--rpc-url", "https://rpc.example/?api-key=a-b/")
+    assert ran.code == 0, ran.err
+    assert tomllib.loads(ran.result["text"])["network"]["rpc_url"] == "https://rpc.example/?api-key=a-b/"
+    for wrong in (
+        "http://[::1",
+        "http://127.0.0.1:9000/a b",
+        "http://127.0.0.1:9000/\nx: y",
+        "http://a/?b=c",
+    ):
+        ran = command(*flags, wrong)
+        assert (ran.code, ran.error["error"]) == (2, "ConfigError")
+        assert ran.error["detail"].startswith("--upstream must be an http(s) URL")
 
 
 def test_prices_are_exact_and_anything_else_is_refused() -> None:

@@ -38,6 +38,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ('data_dir = "data"', "", "data_dir"),
         ('domain = "', 'domain = "0', "network.domain"),
         ('rpc_url = "http://', 'rpc_url = "ftp://', "network.rpc_url"),
+        ('rpc_url = "http://', 'rpc_url = "http://[', "network.rpc_url"),
         ('relayer_url = "http://', 'relayer_url = "', "network.relayer_url"),
         (
             'url = "http://127.0.0.1:1"\n\n\n[solvency]',
@@ -63,6 +64,13 @@ def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, old: str, new: str, 
     assert old in text
     with pytest.raises(ConfigError, match=named.replace("/", "/").replace(".", r"\.")):
         parse_settings(text.replace(old, new, 1), tmp_path)
+
+
+def test_a_key_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    text = configuration(tmp_path, key=KEY)
+    (tmp_path / "gateway.json").write_bytes(b"\x8e\x00")
+    with pytest.raises(ConfigError, match=r"gateway\.keypair_file: .*gateway\.json holds no key"):
+        parse_settings(text, tmp_path)
 
 
 def test_a_file_without_routes_serves_nothing_and_is_refused(tmp_path: Path) -> None:

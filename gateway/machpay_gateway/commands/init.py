@@ -32,6 +32,7 @@ from machpay_gateway.setup.files import (
     refuse_to_overwrite,
     take_over,
     to_toml,
+    would_load,
     write_configuration,
 )
 from machpay_gateway.setup.networks import Found, Wanted, described, find_network
@@ -155,6 +156,7 @@ def run_init(options: argparse.Namespace) -> int:
     folder = config.resolve().parent
     text = to_toml(tables)
     if options.dry_run:
+        would_load(tables, folder)
         say(options, {"dry_run": True, "config": str(config), "text": text, "notes": found.notes}, text)
         return OK
     key_file = folder / tables["gateway"]["keypair_file"]
@@ -200,7 +202,7 @@ def run_init(options: argparse.Namespace) -> int:
 
 def _wanted(options: argparse.Namespace) -> Wanted:
     said = Wanted(
-        rpc_url=_url(options.rpc_url, "--rpc-url"),
+        rpc_url=_url(options.rpc_url, "--rpc-url", query=True),
         relayer_url=_url(options.relayer_url, "--relayer-url"),
         receiver_url=_url(options.receiver_url, "--receiver-url"),
         program_id=options.program_id,
@@ -215,8 +217,8 @@ def _wanted(options: argparse.Namespace) -> Wanted:
     return said.filled(found)
 
 
-def _url(text: str | None, flag: str) -> str | None:
-    return None if text is None else parse_url(text, flag)
+def _url(text: str | None, flag: str, *, query: bool = False) -> str | None:
+    return None if text is None else parse_url(text, flag, query=query)
 
 
 def _vendor(options: argparse.Namespace) -> tuple[Pubkey, str | None, bool]:

@@ -3,6 +3,7 @@ URL may hold an access token, and written whole or not at all."""
 
 import json
 import os
+import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, Final
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey
 from machpay_gateway.errors import ConfigError, Refused
+from machpay_gateway.settings import parse_settings
 
 OWN_SETTINGS: Final = frozenset({"keypair_file", "vendor", "data_dir"})
 """What belongs to one gateway and is not taken over from another's configuration."""
+_LISTS: Final = frozenset({"routes", "siblings"})
 _HEAD: Final = """\
 # A MachPay gateway. Every setting is explained in docs/gateway.md; amounts are
 # atomic units (1 USDC = 1,000,000), times seconds.
@@ -30,8 +33,10 @@ def take_over(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--from: {path} is not valid TOML: {error}") from error
     gateway = tables.pop("gateway", {})
     tables.pop("network", None)
-    if not isinstance(gateway, dict):
-        raise ConfigError(f"--from: {path}: gateway must be a table")
+    for name, table in {"gateway": gateway, **tables}.items():
+        each = table if name in _LISTS and isinstance(table, list) else [table]
+        if not all(isinstance(one, dict) for one in each):
+            raise ConfigError(f"--from: {path}: {name} must be a table")
     tables["gateway"] = {name: value for name, value in gateway.items() if name not in OWN_SETTINGS}
     return tables
 
@@ -59,6 +64,15 @@ def refuse_to_overwrite(path: Path, *, force: bool) -> None:
 def backup_of(path: Path) -> Path:
     """Where a file goes that is replaced."""
     return path.with_name(path.name + ".bak")
+
+
+def would_load(tables: Mapping[str, Any], folder: Path) -> None:
+    """Check a configuration whose key need not be there yet. Raises `ConfigError`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        key = Path(scratch) / "key.json"
+        SigningKey.generate().save(key)
+        gateway = {**tables["gateway"], "keypair_file": str(key)}
+        parse_settings(to_toml({**tables, "gateway": gateway}), folder)
 
 
 def write_configuration(path: Path, text: str) -> None:
@@ -101,6 +115,8 @@ def _value(value: Any) -> str:
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_value(name)} = {_value(each)}' for name, each in value.items())} }}"
     if isinstance(value, Iterable):
         return f"[{', '.join(map(_value, value))}]"
     raise ConfigError(f"{value!r} cannot be written to the configuration")

@@ -21,6 +21,7 @@ from machpay.chain.network import Network
 from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay_gateway.errors import ConfigError
+from machpay_gateway.urls import parse_url
 
 DEMO_FILE: Final = Path("var/demo.json")
 TIMEOUT_S: Final = 5.0
@@ -70,7 +71,11 @@ def described(name: str) -> Wanted:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "is `make demo` running here?" if name == "demo" else f"or one of demo, {', '.join(CLUSTERS)}"
+        hint = (
+            "is `make demo` running here?"
+            if name == "demo"
+            else f"no file, and none of demo, {', '.join(CLUSTERS)}"
+        )
         raise ConfigError(f"--network {name}: cannot read {path} ({hint})") from error
     except ValueError as error:
         raise ConfigError(f"--network {name}: {path} is not JSON") from error
@@ -163,7 +168,11 @@ def _from_document(document: Any, where: str) -> Wanted:
         }
     except MalformedError as error:
         raise ConfigError(f"{where}: {error.detail}") from error
-    urls = {name: document.get(name) or None for name in ("rpc_url", "relayer_url", "receiver_url")}
+    urls = {
+        name: parse_url(str(document[name]), f"{where}: {name}", query=name == "rpc_url")
+        for name in ("rpc_url", "relayer_url", "receiver_url")
+        if document.get(name)
+    }
     domain = keys["domain"]
     return Wanted(
         **urls,
