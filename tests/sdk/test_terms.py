@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from machpay.client.errors import GatewayMismatchError, PriceTooHighError
+from machpay.client.errors import ConfigError, GatewayMismatchError, PriceTooHighError
 from machpay.client.terms import Call, check_binding, check_gateway, check_price, choose_offer, origin_of
 from machpay.protocol.offers import Offer
 from machpay.protocol.requests import MAX_BOUND_BODY_BYTES, request_hash, route_hash
@@ -96,10 +96,21 @@ def test_the_limit_itself_may_be_paid():
         ("https://host", "https://host:443"),
         ("HTTP://host:8402/x?y", "http://host:8402"),
         ("http://host:80", "http://host:80"),
+        # As a request names them, so that a rule written by a person holds for the calls.
+        ("https://bücher.example/x", "https://xn--bcher-kva.example:443"),
+        ("http://[::1]:8402/x", "http://[::1]:8402"),
     ],
 )
 def test_origins_have_one_spelling(url, origin):
     assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example", "127.0.0.1:8402", "ftp://host", "http://", "http://[::", "http://host:70000", ""]
+)
+def test_what_names_no_server_is_no_origin(url):
+    with pytest.raises(ConfigError):
+        origin_of(url)
 
 
 def test_a_route_is_origin_method_and_path():

@@ -79,6 +79,7 @@ class MachPayConfig:
         if self.on_low_balance is not None and self.rpc_url is None and self.relayer_url is None:
             raise ConfigError("on_low_balance needs rpc_url or relayer_url: nothing else knows the balance")
         for origin, gateway in self.pinned.items():
+            origin_of(origin)
             try:
                 parse_pubkey(gateway, f"pinned[{origin!r}]")
             except MalformedError as error:

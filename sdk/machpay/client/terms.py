@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
-from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
-from machpay.client.errors import GatewayMismatchError, PriceTooHighError
+from machpay.client.errors import ConfigError, GatewayMismatchError, PriceTooHighError
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.identifiers import is_declared
 from machpay.protocol.offers import Offer
@@ -72,10 +72,17 @@ class Challenge:
 
 @lru_cache(maxsize=512)
 def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL, in lower case and with the port always written."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
+    """Scheme, host and port of a URL, as a request names them and with the port always written. Raises `ConfigError`
+    for what is no address of a server: a rule for it would silently hold for nobody."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"{url}: {error}") from error
+    host = parsed.raw_host.decode("ascii")
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    if parsed.scheme not in ("http", "https") or not host or not 0 < port < 65_536:
+        raise ConfigError(f"{url!r} is not an http:// or https:// URL of a server")
+    return f"{parsed.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def choose_offer(required: PaymentRequired, network: Network, call: Call) -> Offer:

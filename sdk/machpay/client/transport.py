@@ -15,7 +15,7 @@ from urllib.request import getproxies
 import httpx
 
 from machpay.client.connection import Upload
-from machpay.client.errors import GatewayUnreachableError
+from machpay.client.errors import ConfigError, GatewayUnreachableError
 from machpay.client.wire import Exchange, RawHeaders, Wire
 
 REMEMBERED_REQUESTS: Final = 512
@@ -71,10 +71,14 @@ class Transport:
         await self._http.__aexit__(kind, error, trace)
 
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
-        """A request with everything httpx adds to it; its target and body are final."""
-        if all(part is None for part in parts.values()):
-            return _again(self._plain(method, url))
-        return self._http.build_request(method, _parsed(url), **parts)  # type: ignore[arg-type]
+        """A request with everything httpx adds to it; its target and body are final. Raises `ConfigError` for a URL
+        that is none."""
+        try:
+            if all(part is None for part in parts.values()):
+                return _again(self._plain(method, url))
+            return self._http.build_request(method, _parsed(url), **parts)  # type: ignore[arg-type]
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"{url}: {error}") from error
 
     async def send(
         self,
