@@ -3,8 +3,9 @@
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+import httpx
 import msgspec
 import pytest
 from aiohttp import web
@@ -20,6 +21,7 @@ from machpay.client.errors import (
     BondError,
     BondTooSmallError,
     ConfigError,
+    DepositUnresolvedError,
     GatewayExposureError,
     InsufficientFundsError,
 )
@@ -82,6 +84,40 @@ async def a_relayer(
         await server.stop()
 
 
+@dataclass
+class FlakyRpc:
+    """The local chain behind a line that answers 503 to the requests (JSON) that `refuses` names."""
+
+    url: str = ""
+    refused: int = 0
+    refuses: Callable[[bytes], bool] = field(default=lambda body: False)
+
+
+@contextlib.asynccontextmanager
+async def a_flaky_rpc(local_chain: LocalChain) -> AsyncIterator[FlakyRpc]:
+    rpc = FlakyRpc()
+
+    async def forward(request: web.Request) -> web.Response:
+        body = await request.read()
+        if rpc.refuses(body):
+            rpc.refused += 1
+            return web.Response(status=503)
+        answer = await http.post(
+            local_chain.rpc_url, content=body, headers={"Content-Type": "application/json"}
+        )
+        return web.Response(status=answer.status_code, body=answer.content, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/", forward)
+    server = await serve(app)
+    rpc.url = server.url
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+        try:
+            yield rpc
+        finally:
+            await server.stop()
+
+
 @pytest.fixture
 def config(local_chain: LocalChain) -> Callable[[SigningKey], MachPayConfig]:
     return lambda key: MachPayConfig(key=key, network=local_chain.network, rpc_url=local_chain.rpc_url)
@@ -110,6 +146,44 @@ async def test_a_deposit_moves_tokens_from_the_wallet_to_the_bond(local_chain, c
     assert account.owner == key.public
     assert status is not None
     assert status.err is None
+
+
+async def test_a_deposit_that_is_final_stands_when_the_chain_goes_away(local_chain, config):
+    """An error here would have the agent deposit a second time."""
+    key = await a_wallet(local_chain, tokens_atomic=2 * MIN_BOND_ATOMIC)
+    async with a_flaky_rpc(local_chain) as rpc, a_relayer(key, ["0", str(MIN_BOND_ATOMIC)]) as (url, asked):
+        # From the relayer's first answer on, the chain says nothing for a while.
+        rpc.refuses = lambda body: len(asked) >= 1 and rpc.refused < 3
+        settings = replace(config(key), rpc_url=rpc.url, relayer_url=url)
+        async with MachPayClient(settings) as client:
+            assert await client.deposit_bond(MIN_BOND_ATOMIC)
+        assert rpc.refused == 3
+    assert await wallet_balance(local_chain, key) == MIN_BOND_ATOMIC
+
+
+async def test_a_deposit_whose_outcome_is_unknown_says_so(local_chain, config):
+    key = await a_wallet(local_chain, tokens_atomic=2 * MIN_BOND_ATOMIC)
+    async with a_flaky_rpc(local_chain) as rpc:
+        sent: list[bytes] = []
+
+        def refuses(body: bytes) -> bool:
+            if b"sendTransaction" in body:
+                sent.append(body)
+            return bool(sent) and b"sendTransaction" not in body
+
+        rpc.refuses = refuses
+        async with MachPayClient(replace(config(key), rpc_url=rpc.url)) as client:
+            with pytest.raises(DepositUnresolvedError):
+                await client.deposit_bond(MIN_BOND_ATOMIC)
+    assert len(sent) == 1
+
+
+async def test_an_owner_that_is_no_key_is_refused_before_anything_is_sent(local_chain, config):
+    key = await a_wallet(local_chain, tokens_atomic=MIN_BOND_ATOMIC)
+    async with MachPayClient(config(key)) as client:
+        with pytest.raises(BondError, match="owner"):
+            await client.deposit_bond(MIN_BOND_ATOMIC, owner="x")
+    assert await wallet_balance(local_chain, key) == MIN_BOND_ATOMIC
 
 
 async def test_a_deposit_returns_when_it_is_final_and_the_relayer_counts_it(local_chain, config):

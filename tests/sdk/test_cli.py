@@ -5,12 +5,16 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from machpay import cli
-from machpay.cli import options
+from machpay.chain.errors import ConfirmationTimeout, ProgramError, RpcUnavailable
+from machpay.cli import codes, options
+from machpay.cli.parser import parser
 from machpay.client import receipts as kept
+from machpay.client.errors import DepositUnresolvedError
 from machpay.client.receipts import ReceiptFile
 from machpay.protocol.keys import SigningKey
 from machpay.runner import Tally
@@ -46,12 +50,17 @@ def manifest(gateway, tmp_path, key):
 
 
 @pytest.fixture
-def run(manifest, tmp_path, capsys, monkeypatch):
-    """Run the command in a thread; returns exit code, stdout, stderr."""
+def own(manifest, tmp_path, monkeypatch):
+    """The options that name this test's agent, and nothing of ours in the environment."""
     for name in ("MACHPAY_AGENT_SECRET", "MACHPAY_NETWORK", "MACHPAY_STATE_DIR"):
         monkeypatch.delenv(name, raising=False)
     own = ["--network", str(manifest), "--key", str(tmp_path / "agent.json")]
-    own += ["--state-dir", str(tmp_path / "state")]
+    return [*own, "--state-dir", str(tmp_path / "state")]
+
+
+@pytest.fixture
+def run(own, capsys):
+    """Run the command in a thread; returns exit code, stdout, stderr."""
 
     async def execute(*arguments: str, with_own: bool = True) -> tuple[int, str, str]:
         code = await asyncio.to_thread(cli.main, [*arguments, *(own if with_own else [])])
@@ -101,8 +110,8 @@ async def test_the_exit_code_says_how_a_call_ended(run, gateway, arguments, code
 
 async def test_what_cannot_be_reached_or_used_is_told_without_a_traceback(run, manifest, tmp_path):
     assert (await run("call", "http://127.0.0.1:9/x"))[0] == cli.UNREACHABLE
-    assert (await run("call", "nonsense"))[0] == cli.UNREACHABLE
-    assert (await run("call", "http://x:bad"))[0] == cli.MISUSED
+    for url in ("nonsense", "http://x:bad", "http://127.0.0.1:70000/x"):
+        assert (await run("call", url))[0] == cli.MISUSED
     code, out, err = await run("agent", "balance", "--json")
     assert (code, out) == (cli.MISUSED, "")
     assert json.loads(err)["error"] == "ConfigError"
@@ -115,6 +124,37 @@ async def test_what_cannot_be_reached_or_used_is_told_without_a_traceback(run, m
     (tmp_path / "k.json").write_bytes((tmp_path / "agent.json").read_bytes())
     code, _, err = await run("receipts", "--key", str(tmp_path / "k.json"), with_own=False)
     assert (code, "--network" in err) == (cli.MISUSED, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+async def test_an_answer_that_cannot_be_written_is_not_reported_as_misuse(run, own, gateway):
+    def call() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "machpay.cli", "call", gateway.url + "/paid", *own]
+        with Path("/dev/full").open("wb") as full:
+            return subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+
+    done = await asyncio.to_thread(call)
+    told, why = done.stderr.splitlines()
+    assert (done.returncode, told.startswith(f"HTTP 200, cost 0.{PRICE:06d} USDC")) == (cli.UNKNOWN, True)
+    assert why.startswith("machpay: the answer could not be written")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ProgramError(0x111), cli.REFUSED),
+        (RpcUnavailable("away"), cli.UNREACHABLE),
+        (ConfirmationTimeout("not seen"), cli.UNKNOWN),
+        (DepositUnresolvedError("not seen"), cli.UNKNOWN),
+    ],
+)
+def test_the_exit_code_tells_what_is_refused_from_what_is_unknown(error, code):
+    assert codes.exit_code(error) == code
+
+
+def test_a_command_does_not_say_that_it_co_signs(own):
+    parsed = parser().parse_args(["agent", "balance", *own])
+    assert not options.config_of(parsed).cosigns
 
 
 async def test_what_was_not_served_is_listed_for_a_complaint(run, gateway, key, net):
@@ -209,7 +249,7 @@ async def test_run_e2e_fails_on_another_price_and_when_nothing_is_paid(run, mani
     document = json.loads(manifest.read_text())
     document["gateways"][0]["price_atomic"] = PRICE - 1
     manifest.write_text(json.dumps(document))
-    arguments = ("run-e2e", "--manifest", str(manifest), "--rate", "50", "--duration", "0.3", "--json")
+    arguments = ("run-e2e", "--manifest", str(manifest), "--rate", "50", "--duration", "1", "--json")
     code, out, _ = await run(*arguments, with_own=False)
     summary = json.loads(out)
     assert (code, summary["mismatches"]) == (cli.FAILED, {"another_price": summary["paid"]})

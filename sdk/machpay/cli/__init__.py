@@ -9,8 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 
-import httpx
-
 from machpay.cli.codes import (
     EXIT_CODES,
     FAILED,
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (MachPayError, OSError, httpx.InvalidURL) as error:
+    except (MachPayError, OSError) as error:
         return _fail(options, error)
     return code
 

@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from machpay.cli.codes import FAILED, OK
-from machpay.cli.options import config_of, usdc
+from machpay.cli.codes import FAILED, OK, UNKNOWN
+from machpay.cli.options import config_of, note, usdc
 from machpay.client import MachPayClient
 
 
@@ -34,9 +34,13 @@ async def _stream(options: argparse.Namespace) -> int:
             payment_id=options.payment_id,
         ) as response,
     ):
-        async for piece in response.aiter_bytes():
-            sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+        unwritten: OSError | None = None
+        try:
+            async for piece in response.aiter_bytes():
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+        except OSError as error:
+            unwritten = error
     payment = response.payment
     digest = None if payment is None else payment.digest.hex()
     result = {"status": response.status_code, "charged_atomic": response.charged, "payment": digest}
@@ -45,6 +49,10 @@ async def _stream(options: argparse.Namespace) -> int:
         json.dumps(result) if options.as_json else text + (f", payment {digest}" if digest else ""),
         file=sys.stderr,
     )
+    if unwritten is not None:
+        # It is paid for all the same, and what it cost has been told.
+        note(f"the answer could not be written: {unwritten}")
+        return UNKNOWN
     return OK if response.status_code < 400 else FAILED
 
 

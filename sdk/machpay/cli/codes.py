@@ -2,13 +2,12 @@
 
 from typing import Final
 
-import httpx
-
-from machpay.chain.errors import ChainError
+from machpay.chain.errors import ChainError, ConfirmationTimeout, TransactionFailed, TransactionRejected
 from machpay.client.errors import (
     BondError,
     BudgetError,
     ConfigError,
+    DepositUnresolvedError,
     GatewayUnreachableError,
     PriceTooHighError,
     ReceiptError,
@@ -25,7 +24,7 @@ EXIT_CODES: Final = """exit codes:
   2  wrong arguments, configuration or key
   3  the agent's own limits forbid it; nothing was signed
   4  the gateway, the program or the wallet refused it; nothing was charged
-  5  the answer was lost or the outcome is unknown: the payment may have been charged
+  5  the answer was lost or the outcome is unknown: the payment may have been charged, the deposit made
   6  call: an HTTP error status; receipts: an invalid one, or one that the chain does not confirm;
      run-e2e: a mismatch, or nothing paid
 """
@@ -34,10 +33,11 @@ EXIT_CODES: Final = """exit codes:
 def exit_code(error: Exception) -> int:
     """The code for an error that ended the command."""
     for kinds, code in (
-        ((ConfigError, MalformedError, OSError, httpx.InvalidURL), MISUSED),
+        ((ConfigError, MalformedError, OSError), MISUSED),
         ((BudgetError, PriceTooHighError), FORBIDDEN),
         ((UnresolvedPaymentError, ResponseLostError, ReceiptError), UNKNOWN),
-        ((BondError,), REFUSED),
+        ((DepositUnresolvedError, ConfirmationTimeout), UNKNOWN),
+        ((BondError, TransactionFailed, TransactionRejected), REFUSED),
         ((GatewayUnreachableError, ChainError), UNREACHABLE),
     ):
         if isinstance(error, kinds):

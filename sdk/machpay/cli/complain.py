@@ -11,7 +11,7 @@ from machpay.client import MachPayClient, MachPayConfig
 
 def run(options: argparse.Namespace) -> int:
     # Nothing else of a client is wanted here.
-    config = replace(config_of(options), cosigns=False, receiver_url=None)
+    config = replace(config_of(options), receiver_url=None)
     return asyncio.run(_list(options, config) if options.payment is None else _complain(options, config))
 
 

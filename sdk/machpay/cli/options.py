@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,8 @@ def note(text: str) -> None:
 
 
 def config_of(options: argparse.Namespace) -> MachPayConfig:
-    """The agent's configuration from the environment and the options. Raises `ConfigError`."""
+    """The agent's configuration from the environment and the options. A command does not stay to co-sign: to ask would
+    make the network wait for its signature. Raises `ConfigError`."""
     environment = dict(os.environ)
     if options.key is not None or not environment.get("MACHPAY_AGENT_SECRET"):
         path = options.key or DEFAULT_KEY
@@ -42,7 +44,7 @@ def config_of(options: argparse.Namespace) -> MachPayConfig:
     if not environment.get("MACHPAY_NETWORK"):
         raise ConfigError("no network: name its JSON description with --network or MACHPAY_NETWORK")
     environment["MACHPAY_STATE_DIR"] = str(state_dir(options))
-    return MachPayConfig.from_env(environment)
+    return replace(MachPayConfig.from_env(environment), cosigns=False)
 
 
 def state_dir(options: argparse.Namespace) -> Path:

@@ -14,7 +14,7 @@ from solders.pubkey import Pubkey
 
 from machpay.chain.accounts import AgentAccount, GlobalBond
 from machpay.chain.client import ChainClient
-from machpay.chain.errors import ProgramError
+from machpay.chain.errors import ChainError, ConfirmationTimeout, ProgramError, RpcUnavailable
 from machpay.chain.instructions import deposit_bond
 from machpay.chain.network import Network
 from machpay.chain.tokens import associated_token_address
@@ -23,6 +23,7 @@ from machpay.client.balance import ask_liability
 from machpay.client.errors import (
     BondError,
     BondTooSmallError,
+    DepositUnresolvedError,
     GatewayUnreachableError,
     InsufficientFundsError,
 )
@@ -101,6 +102,8 @@ class BondManager:
             if error.name == "BelowMinimumBond":
                 raise BondTooSmallError(amount=amount_atomic, minimum=bond.min_bond) from error
             raise
+        except (ConfirmationTimeout, RpcUnavailable) as error:
+            raise DepositUnresolvedError(str(error)) from error
         if self._at.relayer_url is not None:
             await self._wait_until_counted(self._at.relayer_url)
         return signature
@@ -119,11 +122,11 @@ class BondManager:
         deadline = time.monotonic() + COUNTED_WITHIN_S
         detail = ""
         while time.monotonic() < deadline:
-            account = await self._at.account("finalized")
             try:
+                account = await self._at.account("finalized")
                 answer = await ask_liability(self._at.transport, self._at.key, relayer_url)
                 counted = parse_u64(answer.snapshot.bond, "bond")
-            except (GatewayUnreachableError, MalformedError) as error:
+            except (ChainError, GatewayUnreachableError, MalformedError) as error:
                 detail = str(error)
             else:
                 if account is not None and counted == account.bond:

@@ -25,6 +25,7 @@ from machpay.client.complaints import Evidence, Kind, send_complaint
 from machpay.client.config import MachPayConfig
 from machpay.client.cosigning import Cosigner
 from machpay.client.errors import (
+    BondError,
     ConfigError,
     GatewayMismatchError,
     InsufficientBondError,
@@ -45,6 +46,7 @@ from machpay.client.uploads import Content, Source, open_content
 from machpay.client.vendors import Vendors
 from machpay.client.withdrawals import BondInfo, WithdrawalManager
 from machpay.protocol.complaints import ComplaintAnswer
+from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.offers import PaymentLookup
 from machpay.protocol.proofs import InclusionProof
@@ -329,11 +331,14 @@ class MachPayClient:
         transaction's signature.
 
         The first deposit names the `owner` wallet (base58) that withdrawals go to: the agent by default.
-        Raises `BondError` and its kinds, `machpay.chain.errors.ChainError`.
+        Raises `BondError` and its kinds, `machpay.chain.errors.ChainError`; after a `DepositUnresolvedError` look at
+        the bond before depositing again.
         """
-        return await self._bonds.deposit(
-            amount_atomic, owner=None if owner is None else Pubkey.from_string(owner)
-        )
+        try:
+            wallet = None if owner is None else parse_pubkey(owner, "owner")
+        except MalformedError as error:
+            raise BondError(error.detail) from error
+        return await self._bonds.deposit(amount_atomic, owner=wallet)
 
     async def get_bond_balance(self) -> int:
         """The agent's bond on chain in atomic units; 0 before the first deposit. Raises `ChainError`."""

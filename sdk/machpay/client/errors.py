@@ -30,6 +30,7 @@ ClientError
 └── BondError                 a deposit or a withdrawal that cannot work
     ├── InsufficientFundsError    the wallet holds less than the amount
     ├── BondTooSmallError         a first deposit below the network's minimum
+    ├── DepositUnresolvedError    sent, outcome unknown: look at the bond before you deposit again
     ├── WithdrawalTooLargeError   more than the bond, or it would leave less than the minimum
     ├── TimelockError             the withdrawal is not unlocked yet; `unlocks_at` says when it is
     └── OutstandingLiabilityError charges are not settled yet; wait for settlement
@@ -280,6 +281,17 @@ class BondTooSmallError(BondError):
         super().__init__(f"the first deposit must be at least {minimum} atomic units, not {amount}")
         self.amount = amount
         self.minimum = minimum
+
+
+class DepositUnresolvedError(BondError):
+    """A deposit was sent, and the chain does not say what became of it. It may still be made: compare the bond before
+    depositing again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"what became of the deposit is unknown, look at the bond before you repeat it: {detail}"
+        )
+        self.detail = detail
 
 
 class WithdrawalTooLargeError(BondError, InsufficientBondError):
