@@ -42,7 +42,7 @@ class Cluster:
             folder / "state",
             *("--program", str(ROOT / "contracts" / "artifacts" / "machpay.so")),
             *("--program-id-keypair", str(keypair), "--upgrade-authority", str(self.admin.pubkey())),
-            *("--slot-ms", "20", "--finalized-lag", "4"),
+            *("--slot-ms", "20", "--finalized-lag", "4", "--allow-faults"),
         )
 
 

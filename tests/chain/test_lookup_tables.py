@@ -5,13 +5,17 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
+from contracts.localnet.control import Control
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import DecodeError, TransactionFailed
 from machpay.chain.lookup_tables import (
+    CLOSABLE_AFTER_SLOTS,
     EXTENSION_ADDRESSES_MAX,
     LookupTable,
     choose_table,
+    close_table,
     create_table,
+    deactivate_table,
     extend_table,
     table_address,
 )
@@ -85,6 +89,34 @@ async def test_creating_a_table_twice_changes_nothing(chain, cluster) -> None:
     assert await chain.lookup_table(address, "confirmed") == before == LookupTable(address, ())
 
 
+async def test_a_table_is_closed_in_two_steps_and_its_rent_comes_back(chain, cluster) -> None:
+    kept, address = [await _table(chain, cluster, [Pubkey.new_unique()]) for _ in range(2)]
+    admin, heir = cluster.admin.pubkey(), Keypair().pubkey()
+    assert {kept, address} <= {table.address for table in await chain.lookup_tables_of(admin)}
+    assert await chain.lookup_tables_of(heir) == []
+    close = close_table(table=address, authority=admin, recipient=heir)
+    with pytest.raises(TransactionFailed):
+        await chain.send_and_confirm([close], cluster.admin)
+
+    step = deactivate_table(table=address, authority=admin)
+    await chain.send_and_confirm([step], cluster.admin, commitment="finalized")
+    table = await chain.lookup_table(address)
+    assert table is not None
+    assert table.deactivated_at is not None
+    assert not table.is_active
+    assert table in await chain.lookup_tables_of(admin)
+    with pytest.raises(TransactionFailed):
+        await chain.send_and_confirm([close], cluster.admin)
+
+    rent = await chain.lamports(address)
+    with Control(cluster.process.url) as control:
+        control.advance_slots(CLOSABLE_AFTER_SLOTS + 1)
+    await chain.send_and_confirm([close], cluster.admin, commitment="finalized")
+    assert (await chain.lamports(heir), await chain.lookup_table(address)) == (rent, None)
+    found = {table.address for table in await chain.lookup_tables_of(admin)}
+    assert (kept in found, address in found) == (True, False)
+
+
 async def test_what_is_no_table_is_not_read_as_one(chain, cluster) -> None:
     assert await chain.lookup_table(Keypair().pubkey()) is None
     assert await chain.lookup_table(chain.network.mint) is None
@@ -107,5 +139,5 @@ def test_the_table_chosen_holds_everything_and_is_active() -> None:
     assert choose_table([part, whole], [a, b]) == whole
     assert choose_table([part, whole], [a]) == part
     assert choose_table([part], [a, b]) is None
-    closing = LookupTable(whole.address, whole.addresses, is_active=False)
+    closing = LookupTable(whole.address, whole.addresses, deactivated_at=7)
     assert choose_table([closing], [a]) is None

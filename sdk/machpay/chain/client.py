@@ -16,7 +16,7 @@ from solana.exceptions import SolanaRpcException
 from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Commitment as RpcCommitment
 from solana.rpc.core import RPCException
-from solana.rpc.models import TxOpts
+from solana.rpc.models import MemcmpOpts, TxOpts
 from solders.account import Account as SolanaAccount
 from solders.account_decoder import UiAccountEncoding
 from solders.commitment_config import CommitmentLevel
@@ -50,7 +50,7 @@ from machpay.chain.errors import (
     TransactionFailed,
     TransactionRejected,
 )
-from machpay.chain.lookup_tables import LOOKUP_TABLE_PROGRAM_ID, LookupTable
+from machpay.chain.lookup_tables import AUTHORITY_OFFSET, LOOKUP_TABLE_PROGRAM_ID, LookupTable
 from machpay.chain.network import Network
 from machpay.chain.tokens import token_amount
 from machpay.chain.traces import Invocation, Recorded, recorded_events, trace_of
@@ -220,6 +220,22 @@ class ChainClient:
         if account is None or account.owner != LOOKUP_TABLE_PROGRAM_ID:
             return None
         return LookupTable.decode(address, bytes(account.data))
+
+    async def lookup_tables_of(
+        self, authority: Pubkey, commitment: Commitment = "finalized"
+    ) -> list[LookupTable]:
+        """Every address lookup table that `authority` may extend and close, by address. Servers that list no accounts
+        of large programs refuse: `RpcUnavailable`."""
+        call = self._rpc.get_program_accounts(
+            LOOKUP_TABLE_PROGRAM_ID,
+            RpcCommitment(commitment),
+            encoding="base64",
+            filters=[MemcmpOpts(offset=AUTHORITY_OFFSET, bytes=str(authority))],
+        )
+        found = [
+            LookupTable.decode(each.pubkey, bytes(each.account.data)) for each in (await _answer(call)).value
+        ]
+        return sorted(found, key=lambda table: bytes(table.address))
 
     # ---- the program's accounts; None where nothing was created
 

@@ -1,12 +1,13 @@
 """Address lookup tables: accounts whose entries a transaction names by one byte instead of 32.
 
-    create_table, extend_table   builders; the authority signs
+    create_table, extend_table, deactivate_table, close_table   builders; the authority signs
     LookupTable                  a table as it stands on the chain
     shared_addresses, pair_addresses   what a settlement of one vendor looks up
     choose_table  which table has all of it
 
-A table is append-only: what it holds keeps its place for ever, so a table read at `finalized` may be used at any later
-time. A transaction draws from one table. Nothing here talks to a cluster; `ChainClient.lookup_table` reads one.
+A table is append-only: what it holds keeps its place, so a table read at `finalized` may be used until it is
+deactivated, and some minutes longer. A transaction draws from one table. Nothing here talks to a cluster;
+`ChainClient.lookup_table` reads one.
 """
 
 import struct
@@ -32,23 +33,33 @@ from machpay.chain.network import Network
 
 LOOKUP_TABLE_PROGRAM_ID: Final = Pubkey.from_string("AddressLookupTab1e1111111111111111111111111")
 TABLE_ADDRESSES_MAX: Final = LOOKUP_TABLE_MAX_ADDRESSES
+# A deactivated table serves, and cannot be closed, while the slot is among the newest blocks that the cluster lists.
+CLOSABLE_AFTER_SLOTS: Final = 512
+# Where a table's account says whose it is: behind kind, two slots, a place and the option's tag.
+AUTHORITY_OFFSET: Final = 22
 # 1,232 bytes hold 26 beside `create_table` in the same transaction.
 EXTENSION_ADDRESSES_MAX: Final = 24
 
 _CREATE: Final = 0
 _EXTEND: Final = 2
+_DEACTIVATE: Final = 3
+_CLOSE: Final = 4
 _LOOKUP_TABLE_KIND: Final = b"\x01\x00\x00\x00"
 _ACTIVE: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A lookup table's address and what it holds, in order. `is_active` is False once its authority has begun to
-    close it: transactions that draw from it are then refused sooner or later."""
+    """A lookup table's address and what it holds, in order. `deactivated_at` is the slot in which its authority began
+    to close it: transactions that draw from it are then refused sooner or later."""
 
     address: Pubkey
     addresses: tuple[Pubkey, ...]
-    is_active: bool = True
+    deactivated_at: int | None = None
+
+    @property
+    def is_active(self) -> bool:
+        return self.deactivated_at is None
 
     @classmethod
     def decode(cls, address: Pubkey, data: bytes) -> Self:
@@ -59,7 +70,8 @@ class LookupTable:
             table = AddressLookupTable.deserialize(data)
         except ValueError as error:
             raise DecodeError("not an address lookup table") from error
-        return cls(address, tuple(table.addresses), table.meta.deactivation_slot == _ACTIVE)
+        slot = table.meta.deactivation_slot
+        return cls(address, tuple(table.addresses), None if slot == _ACTIVE else slot)
 
     def for_message(self) -> AddressLookupTableAccount:
         """The form that solders compiles messages with."""
@@ -104,6 +116,24 @@ def extend_table(
         AccountMeta(SYSTEM_PROGRAM_ID, False, False),
     ]
     return Instruction(LOOKUP_TABLE_PROGRAM_ID, data, accounts)
+
+
+def deactivate_table(*, table: Pubkey, authority: Pubkey) -> Instruction:
+    """Begin to close a table: it serves for some 512 slots more, longer than any transaction signed by now can land.
+    Signer: authority. Fails for a table that is deactivated already."""
+    accounts = [AccountMeta(table, False, True), AccountMeta(authority, True, False)]
+    return Instruction(LOOKUP_TABLE_PROGRAM_ID, struct.pack("<I", _DEACTIVATE), accounts)
+
+
+def close_table(*, table: Pubkey, authority: Pubkey, recipient: Pubkey) -> Instruction:
+    """Remove a deactivated table; its rent goes to `recipient`. Signer: authority. Fails while the table may serve
+    still."""
+    accounts = [
+        AccountMeta(table, False, True),
+        AccountMeta(authority, True, False),
+        AccountMeta(recipient, False, True),
+    ]
+    return Instruction(LOOKUP_TABLE_PROGRAM_ID, struct.pack("<I", _CLOSE), accounts)
 
 
 def shared_addresses(network: Network, *, vendor: Pubkey, payout: Pubkey) -> list[Pubkey]:
