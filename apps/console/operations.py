@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from apps.console.selectors import totals
 from apps.console.templatetags.console import grouped, usdc
-from apps.payments.models import ChainCursor, Equivocation, Settlement
+from apps.payments.models import Case, ChainCursor, Settlement
 
 CHAIN_STALE_AFTER: Final = timedelta(minutes=1)
 _FAILURES_OVER: Final = timedelta(days=1)
@@ -28,7 +28,7 @@ class Card:
 
 def dashboard(_request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add the cards to the admin index's context."""
-    context["cards"] = [_unsettled(), *_settlements(), _gateways(), _chain(), _equivocations()]
+    context["cards"] = [_unsettled(), *_settlements(), _gateways(), _chain(), _cases()]
     return context
 
 
@@ -89,6 +89,6 @@ def _chain() -> Card:
     )
 
 
-def _equivocations() -> Card:
-    count = Equivocation.objects.filter(status=Equivocation.Status.OPEN).count()
-    return Card("Double signing", grouped(count), "open cases", needs_attention=count > 0)
+def _cases() -> Card:
+    count = Case.objects.filter(status=Case.Status.OPEN).count()
+    return Card("Cases", grouped(count), "wait for a decision", needs_attention=count > 0)

@@ -11,7 +11,8 @@ from apps.payments.models import Channel, Gateway, Network, Settlement
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Since the network began. `unsettled` is charged and not yet paid by the chain."""
+    """Since the network began. `unsettled` is charged and not yet paid by the chain. `gateways` are those that report:
+    one that never did is not set up yet, or hosted by the facilitator."""
 
     paid_calls: int
     charged_atomic: int
@@ -46,13 +47,10 @@ class GatewayLine:
     """One gateway and what it has earned through this network."""
 
     pubkey: str
-    vendor: str
     url: str
-    version: str
     status: str
     paid_calls: int
     charged_atomic: int
-    last_heartbeat_at: datetime | None
 
 
 def totals() -> Totals:
@@ -61,9 +59,9 @@ def totals() -> Totals:
         charged=Sum("charged_total_atomic"),
         settled=Sum("settled_atomic"),
     )
-    gateways = Gateway.objects.aggregate(
-        known=Count("pk", filter=Q(revoked=False)),
-        up=Count("pk", filter=Q(revoked=False, status=Gateway.Status.UP)),
+    gateways = Gateway.objects.filter(revoked=False).aggregate(
+        known=Count("pk", filter=~Q(status=Gateway.Status.UNKNOWN)),
+        up=Count("pk", filter=Q(status=Gateway.Status.UP)),
     )
     return Totals(
         paid_calls=int(money["paid_calls"]),
@@ -105,13 +103,10 @@ def gateways(limit: int) -> list[GatewayLine]:
     return [
         GatewayLine(
             pubkey=gateway.pubkey,
-            vendor=gateway.vendor,
             url=gateway.url,
-            version=gateway.version,
             status=gateway.status,
             paid_calls=int(gateway.calls),
             charged_atomic=int(gateway.charged or 0),
-            last_heartbeat_at=gateway.last_heartbeat_at,
         )
         for gateway in rows
     ]

@@ -55,7 +55,6 @@ def home(request: HttpRequest) -> HttpResponse:
         "network": selectors.network(),
         "now": datetime.now(UTC),
         "payment_rows": PAYMENT_ROWS,
-        "settlement_rows": SETTLEMENT_ROWS,
     }
     for part in _PARTS.values():
         context |= part(request)
