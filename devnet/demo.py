@@ -152,7 +152,9 @@ class Demo:
         self._step(f"{traffic['paid']} paid calls; chain, ledger and receipts agree")
 
     def stop(self) -> None:
-        self._manifest.remove()
+        # Without a network of its own this demo did not get past another one that runs on the same folder.
+        if self._network.network is not None:
+            self._manifest.remove()
         if traffic := self._network.processes.pop("traffic", None):
             traffic.stop(timeout_s=10)
         self._step("stopping")

@@ -48,7 +48,7 @@ class Options:
     agents: int = 4
     bond_atomic: int = 1_000_000_000
     settle_interval_s: float = 3.0
-    chain_poll_interval_s: float = 0.5
+    chain_poll_interval_s: float = 1.0
     batch_interval_s: float = 10.0
     slot_ms: int = 200
     finalized_lag: int = 4
@@ -146,9 +146,9 @@ class LocalNetwork:
         """Bring everything up. Raises `StartFailed`, `ProcessFailed` or `ServicesError`; call `stop()` in any case."""
         if not PROGRAM.exists():
             raise StartFailed(f"{PROGRAM} is missing: run `make program`")
-        self.data_dir.mkdir(parents=True, exist_ok=True)
         self._report("starting PostgreSQL and Valkey")
         self.services.start()
+        self.data_dir.mkdir(parents=True, exist_ok=True)
         self._forget_a_chain_without_its_database()
         self._report("starting the local chain")
         self._start_chain()

@@ -236,8 +236,11 @@ class Services:
         partial.replace(self.data_dir / "services.json")
 
     def _acquire(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.data_dir / "services.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.data_dir / "services.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ServicesError(f"{self.data_dir} cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

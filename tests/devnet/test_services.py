@@ -201,6 +201,12 @@ def test_given_urls_are_used_and_nothing_is_started(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServicesError, match=f"{tmp_path}/file/var cannot be written: Not a directory"):
+        open_services(tmp_path / "file" / "var").start()
+
+
 def test_one_given_url_replaces_only_its_server(folder: Path) -> None:
     with Services(folder, profile="test", environ={"DATABASE_URL": "postgresql://db.example/x"}) as services:
         assert services.database_url == "postgresql://db.example/x"

@@ -14,6 +14,7 @@ import pytest
 
 from devnet.network import ROOT
 from tests.e2e.conftest import wait_until
+from tests.support.http import LOCAL
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -79,9 +80,13 @@ def test_the_demo_can_be_joined_stopped_killed_and_started_again(data: Path) -> 
     joined = json.loads(manifest.read_text())
     for name, url in joined.items():
         if name.endswith("_url") and url.startswith("http"):
-            assert httpx.get(f"{url}/health", trust_env=False, timeout=60).status_code == 200, name
+            assert httpx.get(f"{url}/health", **LOCAL).status_code == 200, name
     for gateway in joined["gateways"]:
-        assert httpx.get(gateway["url"] + gateway["paid_path"], trust_env=False).status_code == 402
+        assert httpx.get(gateway["url"] + gateway["paid_path"], **LOCAL).status_code == 402
+    second = start_demo(data)
+    output, _ = second.communicate(timeout=120)
+    assert (second.returncode, f"in use by process {demo.pid}" in output) == (1, True), output
+    assert json.loads(manifest.read_text()) == joined
     output = end(demo, signal.SIGTERM)
     assert demo.returncode == 0, output
     assert "stopped" in output
