@@ -95,6 +95,7 @@ async def test_every_form_of_answer_is_read_and_the_connection_used_again(transp
         for _ in range(3):
             answer = await get(transport, server.url + "/a?b=c")
             assert (answer.status_code, answer.content) == (200, b"hello")
+            assert "X-T" not in answer.headers
             assert answer.request.url == server.url + "/a?b=c"
             assert answer.elapsed.total_seconds() > 0
     assert server.connections == 1
@@ -120,6 +121,15 @@ async def test_requests_for_one_url_share_nothing_that_changes(transport):
     assert second.extensions["timeout"] != {}
     assert (second.method, str(second.url), second.content) == ("GET", "http://127.0.0.1:9/a", b"")
     assert other.method == "HEAD"
+
+
+async def test_what_follows_an_answer_is_no_part_of_it_and_ends_the_connection(transport):
+    more = b"HTTP/1.1 500 No\r\nContent-Length: 3\r\nX-More: 1\r\n\r\nbad"
+    async with Server(lambda head: [OK + more]) as server:
+        for _ in range(2):
+            answer = await get(transport, server.url)
+            assert (answer.status_code, answer.content, "X-More" in answer.headers) == (200, b"hello", False)
+    assert server.connections == 2
 
 
 async def test_an_answer_that_ends_with_its_connection(transport):

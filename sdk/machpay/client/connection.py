@@ -195,8 +195,15 @@ class Connection(asyncio.Protocol):
 
     # ---- the parser's side
 
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            # An answer that nobody asked for came along with ours.
+            raise httpx.RemoteProtocolError("something follows the answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        # What comes behind the body is a trailer: nothing that decides anything may come there.
+        if not self._has_head:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
