@@ -21,6 +21,7 @@ from machpay.chain.accounts import Batch as BatchAccount
 from machpay.chain.accounts import GlobalBond
 from machpay.chain.client import ChainClient
 from machpay.chain.instructions import commit_batch as commit_instruction
+from machpay.protocol.encoding import U64_MAX
 from machpay.protocol.proofs import InclusionProof, batch_head
 from tests.settlement.conftest import Recon
 
@@ -121,6 +122,18 @@ def test_what_is_no_payment_is_a_problem(
     answer = client.get(f"/v1/payments/{digest}/proof")
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_charges_that_pass_64_bits_together_hold_up_no_batch(anchored: Recon) -> None:
+    (payer,) = anchored.payers(1, LEXICON)
+    for _ in range(2):
+        payer.cumulative, payer.served = 1_000 - U64_MAX, 0
+        anchored.deliver(payer.pay(U64_MAX))
+
+    batch = commit(anchored)
+
+    assert (batch.state, batch.leaf_count, batch.total_atomic) == ("COMMITTED", 2, U64_MAX)
+    assert account_of(anchored, batch).total == U64_MAX
 
 
 def test_batches_continue_each_other_without_gaps(anchored: Recon) -> None:

@@ -13,6 +13,7 @@ from solders.transaction import VersionedTransaction
 from apps.payments.models import Channel, Settlement, SettlementItem, VendorMirror
 from apps.settlement.tasks import settle_channels
 from devnet.offers import ATLAS, LEXICON
+from machpay.protocol.encoding import U64_MAX
 from tests.settlement.conftest import BOND, Recon
 
 
@@ -71,6 +72,25 @@ def test_later_charges_are_paid_on_top_of_what_is_settled(recon: Recon) -> None:
     assert recon.statuses(payer) == ["SETTLED", "SETTLED", "SETTLED"]
     assert recon.chain.vendor_balance(LEXICON) - before == 1_550
     assert list(SettlementItem.objects.order_by("id").values_list("paid_atomic", flat=True)) == [1_000, 550]
+
+
+def test_charges_beyond_64_bits_are_paid_as_far_as_they_are_authorised_and_hold_up_nobody(
+    recon: Recon,
+) -> None:
+    absurd, honest = recon.payers(1, LEXICON)[0], recon.payers(1, ATLAS)[0]
+    before = [recon.chain.vendor_balance(offer) for offer in (LEXICON, ATLAS)]
+    for _ in range(2):
+        # Each signs a ceiling of all 64 bits, and a total of 1,000.
+        absurd.cumulative, absurd.served = 1_000 - U64_MAX, 0
+        recon.deliver(absurd.pay(U64_MAX))
+    recon.deliver(honest.pay(700))
+
+    recon.settle()
+    recon.rest()
+
+    after = [recon.chain.vendor_balance(offer) for offer in (LEXICON, ATLAS)]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1_000, 700]
+    assert (recon.channel(absurd).settled_atomic, recon.channel(honest).settled_atomic) == (1_000, 700)
 
 
 def test_a_voucher_above_the_charges_pays_the_charges_only(recon: Recon) -> None:

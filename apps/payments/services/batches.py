@@ -14,6 +14,7 @@ from django.db import IntegrityError, connection, transaction
 
 from apps.payments.models import Batch, Settlement
 from apps.payments.trees import page_roots
+from machpay.protocol.encoding import U64_MAX
 from machpay.protocol.merkle import merkle_root
 from machpay.protocol.proofs import BatchLeaf, batch_head
 
@@ -106,7 +107,8 @@ def _store(sequence: int, previous_head: bytes, leaves: Sequence[BatchLeaf]) -> 
         root=root,
         page_roots=b"".join(pages),
         leaf_count=len(leaves),
-        total_atomic=sum(leaf.charged for leaf in leaves),
+        # What the chain shows holds 64 bits, which dishonest charges can pass together; each leaf is exact.
+        total_atomic=min(sum(leaf.charged for leaf in leaves), U64_MAX),
     )
     with connection.cursor() as cursor, cursor.copy(_COPY_LEAVES) as copy:
         copy.set_types(["bytea", "int8", "int8", "numeric", "numeric"])

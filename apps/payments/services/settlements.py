@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 from apps.payments.locks import lock_channels
 from apps.payments.models import Channel, Settlement, SettlementItem
 from apps.payments.selectors.due import DuePolicy, due_channels
+from machpay.protocol.encoding import U64_MAX
 from machpay.protocol.intents import Voucher
 
 State = Settlement.State
@@ -70,9 +71,15 @@ class OpenSettlement:
 
 
 def claim_due_channels(
-    *, policy: DuePolicy, limit: int, vendors: Collection[str] | None = None, now: datetime | None = None
+    *,
+    policy: DuePolicy,
+    limit: int,
+    vendors: Collection[str] | None = None,
+    without: Collection[str] = (),
+    now: datetime | None = None,
 ) -> list[DueChannel]:
-    """Lock up to `limit` due channels (`due_channels`), of `vendors` if given, the longest unsettled first.
+    """Lock up to `limit` due channels (`due_channels`), of `vendors` if given and `without` these addresses, the
+    longest unsettled first.
 
     Rows that another worker has claimed are skipped. The claim lasts as long as the caller's transaction
     (required): build and sign inside it, without I/O, and call `store_settlement` for what was signed.
@@ -82,6 +89,8 @@ def claim_due_channels(
     due = due_channels(policy, now=now or timezone.now())
     if vendors is not None:
         due = due.filter(vendor__in=vendors)
+    if without:
+        due = due.exclude(address__in=without)
     claimed = due.order_by("unsettled_since").select_for_update(skip_locked=True, no_key=True, of=("self",))
     return [as_due(row) for row in claimed[:limit]]
 
@@ -96,7 +105,8 @@ def as_due(row: Channel) -> DueChannel:
         cumulative_atomic=row.highest_cumulative_atomic,
         context=bytes(row.highest_context or b""),
         signature=bytes(row.highest_signature or b""),
-        up_to_atomic=row.charged_total_atomic,
+        # A dishonest gateway's charges can pass 64 bits, which no instruction holds; no voucher does.
+        up_to_atomic=min(row.charged_total_atomic, U64_MAX),
         settled_atomic=row.settled_atomic,
         failures=row.settle_failures,
         on_chain=row.slot > 0,
