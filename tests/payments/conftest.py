@@ -10,6 +10,7 @@ from apps.ledger import chart
 from apps.ledger.selectors import balance, trial_balance
 from apps.payments.models import Channel, PaymentIntent
 from apps.payments.services import gateways, network
+from apps.payments.services.gateways import LogPosition
 from apps.payments.services.intake import record_batch
 from apps.payments.verification import Verified, check_items
 from machpay.protocol.intents import Voucher
@@ -63,7 +64,9 @@ def verified(payments: Sequence[ResolvedPayment]) -> list[Verified]:
     return items
 
 
-def deliver(*payments: ResolvedPayment, vouchers: Sequence[Voucher] = ()) -> list[ItemResult]:
+def deliver(
+    *payments: ResolvedPayment, vouchers: Sequence[Voucher] = (), position: LogPosition | None = None
+) -> list[ItemResult]:
     """Hand payments of one gateway to intake."""
     first = payments[0]
     return record_batch(
@@ -72,6 +75,7 @@ def deliver(*payments: ResolvedPayment, vouchers: Sequence[Voucher] = ()) -> lis
         vendor=str(first.vendor),
         items=verified(payments),
         vouchers=vouchers,
+        position=position,
     )
 
 

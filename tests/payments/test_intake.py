@@ -5,12 +5,14 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from solders.pubkey import Pubkey
 
 from apps.ledger.models import Transfer
 from apps.payments.models import AgentMirror, Channel, Equivocation, PaymentIntent
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.intake import record_batch
+from apps.payments.services.reversals import reverse_uncovered
 from machpay.protocol.encoding import parse_b64
 from machpay.protocol.intents import PaymentIntent as SignedIntent
 from machpay.protocol.intents import Voucher
@@ -178,6 +180,26 @@ def test_vouchers_beside_the_batch_raise_the_highest(payer):
 
     assert row_of(payer).highest_cumulative_atomic == 5100
     assert row_of(payer).charged_total_atomic == 100
+
+
+def test_a_voucher_that_comes_late_makes_due_what_was_given_up_for_want_of_it(payer):
+    first = payer.pay(100)
+    deliver(first, payer.pay(100, cumulative=100))
+    apply_chain_snapshot(
+        chain_state(
+            5,
+            [agent_account(payer.agent.public, deposited=1_000, paid=100)],
+            [channel_account(payer.agent.public, payer.gateway, settled=100)],
+        )
+    )
+    (given_up,) = reverse_uncovered(payer.agent.pubkey, unsettled_before=timezone.now())
+    assert (given_up.amount_atomic, row_of(payer).unsettled_since) == (100, None)
+
+    late = payer.pay(1, cumulative=160)
+    record_batch(mint="m", gateway="g", vendor="v", items=[], vouchers=[late.voucher])
+
+    # A part of it: the voucher ends at 160, the charges at 200.
+    assert row_of(payer).unsettled_since is not None
 
 
 def test_vouchers_that_nobody_signed_or_nobody_knows_are_ignored(payer, gateway):

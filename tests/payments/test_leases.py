@@ -218,7 +218,7 @@ def test_a_renewal_reaches_as_far_beyond_what_was_delivered(agent):
     payer = payer_of(agent)
     first = granted(payer, 500)
     deliver(payer.pay(300))
-    note_delivered(payer.gateway.pubkey, LogPosition(1, 1))
+    note_delivered(payer.gateway.pubkey, LogPosition(1, 1), news=True)
     second = granted(payer, 500, last_seq=1)
     assert (second.id, second.up_to, second.amount) == (first.id, 800, 500)
     assert Lease.objects.get().renewals == 1
@@ -231,7 +231,7 @@ def test_a_renewal_waits_for_delivery(agent):
     lease = Lease.objects.get()
     assert (lease.up_to_atomic, lease.expires_at, lease.renewals) == (500, first.expires_at, 0)
     deliver(payer.pay(300))
-    note_delivered(payer.gateway.pubkey, LogPosition(1, 1))
+    note_delivered(payer.gateway.pubkey, LogPosition(1, 1), news=True)
     assert granted(payer, 800, last_seq=1).up_to == 1_100
 
 
@@ -305,7 +305,7 @@ def test_a_release_frees_what_was_not_used(agent):
     payer = payer_of(agent)
     lease = granted(payer, 500)
     deliver(payer.pay(200))
-    note_delivered(payer.gateway.pubkey, LogPosition(1, 1))
+    note_delivered(payer.gateway.pubkey, LogPosition(1, 1), news=True)
     assert leases.release(lease_id=lease.id, gateway=payer.gateway.pubkey, last_seq=1) == 300
     assert leases.release(lease_id=lease.id, gateway=payer.gateway.pubkey, last_seq=1) == 0
     row = Lease.objects.get()
@@ -515,5 +515,20 @@ def test_delivering_says_how_far_the_log_is_stored(agent):
     assert row_of(payer).charged_total_atomic == 10
     gateway = payer.gateway.pubkey
     for seq_from, seq_to, delivered in ((1, 5, 5), (6, 9, 9), (3, 5, 9), (1, 2, 2)):
-        note_delivered(gateway, LogPosition(seq_from, seq_to))
+        note_delivered(gateway, LogPosition(seq_from, seq_to), news=True)
         assert leases._delivered(gateway) == delivered
+
+
+def test_a_delivery_that_was_overtaken_takes_nothing_back(agent):
+    payer = payer_of(agent)
+    first, second = payer.pay(10), payer.pay(10)
+    deliver(first, position=LogPosition(1, 1))
+    deliver(second, position=LogPosition(2, 2))
+
+    # Its answer came too late for its gateway, which sent it again.
+    assert [result.status for result in deliver(first, position=LogPosition(1, 1))] == ["duplicate"]
+    assert leases._delivered(payer.gateway.pubkey) == 2
+
+    # A gateway that lost its log has payments that nobody has seen.
+    deliver(payer.pay(10), position=LogPosition(1, 1))
+    assert leases._delivered(payer.gateway.pubkey) == 1

@@ -38,12 +38,12 @@ class LogPosition:
     seq_to: int
 
 
-def note_delivered(gateway: str, position: LogPosition) -> None:
+def note_delivered(gateway: str, position: LogPosition, *, news: bool) -> None:
     """Everything in this part of the gateway's log is stored, or refused for good; part of the caller's
     transaction. Logs are delivered in order, so everything before it is too. A gateway that lost its log counts
-    from 1 again."""
+    from 1 again, with payments that are `news`; without any it is a delivery of before, repeated or overtaken."""
     through: Any = position.seq_to
-    if position.seq_from > 1:
+    if position.seq_from > 1 or not news:
         through = Greatest(F("delivered_seq"), position.seq_to)
     Gateway.objects.filter(pubkey=gateway).update(delivered_seq=through)
 

@@ -3,8 +3,8 @@
 The primary key (nonce time, agent, nonce, channel) decides what an item is: the same digest again is a duplicate;
 another digest on the same channel is refused for good, though its voucher counts; the same nonce on another channel is
 stored and credited like any payment and recorded as an equivocation, which the agent's row lock makes impossible to
-miss. Intents, channel totals, ledger and evidence commit together; the number of SQL statements does not depend on the
-number of items.
+miss. Intents, channel totals, ledger and evidence commit together; the number of SQL statements grows with double
+signings, not with items.
 """
 
 from collections.abc import Iterable, Sequence
@@ -69,7 +69,8 @@ def record_batch(
             batch.raise_highest(channels[str(voucher.channel)], voucher)
         batch.write()
         if position is not None:
-            gateways.note_delivered(gateway, position)
+            news = any(result.status == "accepted" for result in results)
+            gateways.note_delivered(gateway, position, news=news)
     return results
 
 
@@ -214,6 +215,10 @@ class _Batch:
             self._touch(channel)
             channel.highest_cumulative_atomic = voucher.cumulative
             channel.highest_context, channel.highest_signature = voucher.context, voucher.signature
+            payable = min(channel.highest_cumulative_atomic, channel.charged_total_atomic)
+            if channel.unsettled_since is None and payable > channel.settled_atomic:
+                # Charged beyond every voucher there was, and given up for that: this one pays it after all.
+                channel.unsettled_since = self._now
 
     def _touch(self, channel: Channel) -> None:
         self._touched.setdefault(channel.address, channel.credited_atomic)

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import F
-from django.utils import timezone
 
 from apps.payments.models import Case, Channel, PaymentIntent
 from apps.payments.services.cases import open_case, resolve
@@ -55,10 +54,6 @@ def _resolve_covered() -> None:
         covered = highest[case.evidence["channel"]]
         if covered >= int(case.evidence["charged_total"]):
             resolve(case.id, note="the voucher was delivered", data={"highest": str(covered)})
-            # What was reversed for want of it is due after all.
-            Channel.objects.filter(
-                address=case.evidence["channel"], uncollected_atomic__gt=0, unsettled_since=None
-            ).update(unsettled_since=timezone.now())
 
 
 def _evidence(channel: Channel) -> dict[str, Any]:
