@@ -1,7 +1,7 @@
 """Double signing as rows: what was found, the proof that is under way, and what became of it.
 
     OPEN -> SUBMITTED -> SLASHED
-         <- (the proof failed)      OPEN -> DISMISSED, by a person
+         <- (the proof failed)      OPEN -> DISMISSED, by a person; a proof under way then fails into DISMISSED
 
 Finding one suspends the agent everywhere in the same transaction: gateways hear of it through the change stream, long
 before the chain has taken the bond.
@@ -135,11 +135,22 @@ def follow() -> list[str]:
     slashed = [agent for id_, agent in list(proven) if _end(id_)]
     failed = waiting.filter(status=Status.SUBMITTED, transaction__state=Settlement.State.FAILED)
     for row in failed.filter(agent__window_end=0):
-        delay = min(_BACKOFF_FIRST * 2 ** min(row.attempts - 1, 10), _BACKOFF_LIMIT)
-        Equivocation.objects.filter(id=row.id, status=Status.SUBMITTED).update(
-            status=Status.OPEN, retry_after=timezone.now() + delay
-        )
+        _reopen(row)
     return slashed
+
+
+def _reopen(row: Equivocation) -> None:
+    """Its proof failed for certain: there will be another, unless a person has let the agent off meanwhile."""
+    delay = min(_BACKOFF_FIRST * 2 ** min(row.attempts - 1, 10), _BACKOFF_LIMIT)
+    with transaction.atomic():
+        lock_agents([row.agent_id])
+        case = _case(row)
+        let_off = case is not None and (
+            case.entries.filter(action__in=[Action.DISMISSED, Action.REINSTATED]).exists()
+        )
+        Equivocation.objects.filter(id=row.id, status=Status.SUBMITTED).update(
+            status=Status.DISMISSED if let_off else Status.OPEN, retry_after=timezone.now() + delay
+        )
 
 
 _SCAN: Final = """
