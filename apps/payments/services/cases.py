@@ -12,7 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from apps.payments.errors import CaseClosed
-from apps.payments.locks import lock_agents
+from apps.payments.locks import lock_agents, lock_rules
 from apps.payments.models import AgentMirror, Case, CaseEntry, Gateway, Lease
 from apps.payments.services import changes, enforcement
 
@@ -156,6 +156,8 @@ def _decide(
 
 
 def _blacklist(case: Case, *, by: str, note: str) -> None:
+    # Grants hold the rules: those under way have ended, and their leases are seen here; later ones see the blacklist.
+    lock_rules(for_change=True)
     Gateway.objects.filter(pubkey=case.subject, blacklisted_at=None).update(blacklisted_at=timezone.now())
     leases = Lease.objects.filter(gateway=case.subject, state=Lease.State.LIVE)
     agents = sorted(set(leases.values_list("agent_id", flat=True)))

@@ -55,5 +55,5 @@ def report(gateway: str, items: Sequence[dict[str, Any]]) -> None:
         )
         if not new and case.entries.count() < _KEPT_PER_CASE:
             record(case, CaseEntry.Action.EVIDENCE, by=RECON, data={"items": list(items[:_KEPT_PER_CASE])})
-    if new:
-        uphold(case.id, by=RECON, note="proven by the gateway's own receipts", blacklist=True)
+        if new:
+            uphold(case.id, by=RECON, note="proven by the gateway's own receipts", blacklist=True)
