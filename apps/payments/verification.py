@@ -6,9 +6,10 @@ otherwise; nothing is ever refused for a business reason, because a served payme
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
+from uuid import UUID
 
 import msgspec
 from solders.pubkey import Pubkey
@@ -17,13 +18,20 @@ from machpay.chain.network import Network
 from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.keys import verify_beside
-from machpay.protocol.nonces import lifetime_is_allowed, nonce_time
+from machpay.protocol.nonces import lifetime_is_allowed, nonce_time, nonce_unix_ms
 from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item, verify_item
 
 MAX_AGE: Final = timedelta(days=60)
 """Older nonces are refused as `too_old`. Partitions reach further back than this, so what is accepted can be stored."""
 MAX_AHEAD: Final = timedelta(days=1)
 """Clocks do not differ by more; a nonce from further ahead is refused for now as `not_yet`."""
+_END_OF_TIME_MS: Final = int(datetime.max.replace(tzinfo=UTC).timestamp()) * 1000
+
+
+def signed_at(nonce: UUID) -> datetime:
+    """`nonce_time` of a nonce that nobody has looked at: its 48 bits reach further than Python's calendar, whose last
+    second stands for everything after it."""
+    return nonce_time(nonce) if nonce_unix_ms(nonce) < _END_OF_TIME_MS else datetime.max.replace(tzinfo=UTC)
 
 
 @lru_cache(maxsize=65_536)
@@ -73,7 +81,7 @@ def _check_item(raw: msgspec.Raw, network: Network, gateway: Pubkey, now: dateti
     except MalformedError as error:
         return Refused(b"", error.code)
     digest = payment.intent.digest
-    stamped = nonce_time(payment.intent.nonce)
+    stamped = signed_at(payment.intent.nonce)
     if not verify_item(payment, verify_beside):
         return Refused(digest, RefusalCode.INVALID_SIGNATURE)
     if not lifetime_is_allowed(payment.intent.nonce, payment.intent.deadline):

@@ -1,5 +1,7 @@
 """Agents complain about gateways: what is proven, what counts once others say it, and what is refused."""
 
+import time
+
 import msgspec
 import pytest
 from django.db import IntegrityError, transaction
@@ -10,6 +12,7 @@ from apps.payments.models import AgentMirror, Case, CaseEntry, Complaint, Gatewa
 from apps.payments.services import cases, complaints
 from apps.payments.services.complaints import PER_AGENT_MAX, Complained, complain
 from machpay.protocol.keys import SigningKey
+from machpay.protocol.nonces import new_nonce
 from machpay.protocol.receipts import Receipt
 from machpay.protocol.settlements import ResolvedPayment, to_item
 from tests.payments.conftest import deliver
@@ -86,6 +89,43 @@ def test_what_the_gateway_delivered_refutes_a_complaint(gateway: Party) -> None:
     assert complain(said("OVERCHARGED", payment)).verdict == "REFUTED"
     assert complain(said("DENIED", no_receipt)).verdict == "REFUTED"
     assert not Case.objects.exists()
+
+
+def test_a_refusal_that_turns_out_to_have_been_served_does_not_count(gateway: Party) -> None:
+    payer = bonded(gateway)
+    payment = payer.pay(1_000)
+    refused = msgspec.structs.replace(payment, charged=0, receipt=None, served_total=None, served_at=None)
+    assert complain(said("DENIED", refused)).verdict == "NOTED"
+    assert complaints.judge_again(now=timezone.now()) == 0
+
+    deliver(payment)
+
+    assert complaints.judge_again(now=timezone.now()) == 1
+    assert Complaint.objects.get().verdict == "REFUTED"
+
+
+def test_a_receipt_for_another_payment_under_the_same_nonce_proves_nothing(gateway: Party) -> None:
+    payer = bonded(gateway)
+    stored = payer.pay(1_000)
+    deliver(stored)
+    # The gateway lost its log meanwhile, and served the agent's nonce once more.
+    other = payer.pay(10, nonce=stored.intent.nonce)
+
+    assert complain(said("OVERCHARGED", other)).verdict == "REFUTED"
+    assert not Case.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "ahead_ms", [2 * 86_400_000, None], ids=["two days ahead", "after the calendar's end"]
+)
+def test_a_payment_of_a_time_that_has_not_come_is_nothing_to_complain_about(
+    gateway: Party, ahead_ms: int | None
+) -> None:
+    payer = bonded(gateway)
+    moment = 2**48 - 1 if ahead_ms is None else int(time.time() * 1000) + ahead_ms
+    with pytest.raises(ComplaintRefused, match="has not come"):
+        complain(said("DENIED", payer.pay(10, charged=0, nonce=new_nonce(moment))))
+    assert not Complaint.objects.exists()
 
 
 @pytest.mark.parametrize("kind", ["SUSPENDED", "no bond", "stopped"])

@@ -328,6 +328,8 @@ def test_keys_that_are_none_are_refused(gateway, payer):
 
 def test_paths_and_methods_that_do_not_exist(gateway):
     refused(gateway.get("/"), 404, "not_found")
+    refused(gateway.get("/v1"), 404, "not_found")
+    refused(gateway.get("/v1settlements"), 404, "not_found")
     refused(gateway.get("/settlements"), 405, "method_not_allowed")
     refused(gateway.post("/liability/x", {}), 405, "method_not_allowed")
 

@@ -130,8 +130,10 @@ def test_a_deadline_that_does_not_fit_the_nonce_is_refused(payer):
         (NOW - MAX_AGE - timedelta(milliseconds=1), ("too_old", False)),
         (NOW + MAX_AHEAD, None),
         (NOW + MAX_AHEAD + timedelta(milliseconds=1), ("not_yet", True)),
+        # The last millisecond that Python's calendar has.
+        (datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC), ("not_yet", True)),
     ],
-    ids=["oldest", "one-past-oldest", "furthest-ahead", "one-past-furthest"],
+    ids=["oldest", "one-past-oldest", "furthest-ahead", "one-past-furthest", "calendar's-end"],
 )
 def test_nonces_outside_what_can_be_stored_are_refused(payer, moment, expected):
     result = check(payer, msgspec.to_builtins(to_item(payer.pay(500, nonce=at(moment)))))
@@ -142,3 +144,13 @@ def test_nonces_outside_what_can_be_stored_are_refused(payer, moment, expected):
     else:
         assert isinstance(result, Refused)
         assert (result.code, result.retry) == expected
+
+
+def test_a_nonce_from_after_the_calendars_end_costs_no_other_item_its_answer(payer):
+    beyond = payer.pay(500, nonce=new_nonce(2**48 - 1))
+    raw = [msgspec.Raw(msgspec.json.encode(to_item(each))) for each in (beyond, payer.pay(500))]
+
+    first, second = check_items(raw, network=NETWORK, gateway=beyond.gateway, now=datetime.now(UTC))
+
+    assert (isinstance(first, Refused), isinstance(second, Verified)) == (True, True)
+    assert first == Refused(beyond.intent.digest, "not_yet", retry=True)

@@ -168,7 +168,7 @@ class Facilitator:
         agent = str(judged.attempt.agent)
         if not await self._threads.database(has_bond, agent):
             # Nobody is told "no bond" from a mirror that may only be late.
-            await self._directory.refresh_agent(agent, for_gateway=True)
+            await self._directory.refresh_agent(agent, asker="facilitator")
         return judged
 
     # ---- hosted gateways

@@ -19,7 +19,7 @@ from apps.payments.relayer import metrics
 from apps.payments.relayer.aggregations import AggregationEndpoints
 from apps.payments.relayer.auth import authenticate
 from apps.payments.relayer.complaints import ComplaintEndpoint
-from apps.payments.relayer.directory import Directory
+from apps.payments.relayer.directory import Asker, Directory
 from apps.payments.relayer.leases import LeaseEndpoints
 from apps.payments.relayer.threads import DatabaseUnavailable, Threads
 from apps.payments.relayer.waiting import Followers
@@ -94,7 +94,9 @@ class Relayer:
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Answer one HTTP request. Every path also exists below `/v1`."""
-        path: str = scope["path"].removeprefix("/v1")
+        path: str = scope["path"]
+        if path.startswith("/v1/"):
+            path = path.removeprefix("/v1")
         if path.startswith("/facilitator/"):
             if self._facilitator is None:
                 raise asgi.NotFound("this relayer runs no facilitator: FACILITATOR_KEYPAIR is not set")
@@ -109,7 +111,7 @@ class Relayer:
 
     def _handler(self, path: str) -> tuple[str, Handler]:
         """Who answers `path`, and to which method."""
-        parts = path.split("/")[1:]
+        parts = path.split("/")[1:] or [path]
         key = (parts[0], *("{}" if index == 1 else part for index, part in enumerate(parts) if index))
         handlers: dict[tuple[str, ...], tuple[str, Handler]] = {
             ("settlements",): ("POST", self._settlements),
@@ -285,7 +287,8 @@ class Relayer:
             return answer
         # Nobody is told "no bond" from a mirror that may only be late.
         try:
-            found = await self._directory.refresh_agent(agent, for_gateway=asking_gateway is not None)
+            asker: Asker = "agent" if asking_gateway is None else "gateway"
+            found = await self._directory.refresh_agent(agent, asker=asker)
         except ChainUnavailable:
             if answer is None:
                 raise

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import structlog
 from solders.pubkey import Pubkey
@@ -22,6 +22,8 @@ from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
 
 T = TypeVar("T")
+Asker = Literal["gateway", "facilitator", "agent"]
+"""On whose behalf an agent is looked up."""
 
 LOOK_UP_TIMEOUT_S: Final = 0.4
 _RETRY_AFTER_S: Final = 1
@@ -99,12 +101,15 @@ class Directory:
         self._threads = threads
         self._vendors: OrderedDict[str, str] = OrderedDict()
         self._gateways = LookUps("gateway", self._fetch_gateway, limit=16)
-        # Anybody can make keys and ask as an agent, so agents asking for themselves cannot use up the gateways' share.
-        self._agents_for_gateways = LookUps("agent", self._fetch_agent, limit=64)
-        self._agents_for_themselves = LookUps("agent_itself", self._fetch_agent, limit=8)
+        # Anybody can make keys and ask as an agent, or through the facilitator: neither can use up the gateways' share.
+        self._agents: dict[Asker, LookUps[int]] = {
+            "gateway": LookUps("agent", self._fetch_agent, limit=64),
+            "facilitator": LookUps("agent_facilitated", self._fetch_agent, limit=32),
+            "agent": LookUps("agent_itself", self._fetch_agent, limit=8),
+        }
 
     async def close(self) -> None:
-        for look_ups in (self._gateways, self._agents_for_gateways, self._agents_for_themselves):
+        for look_ups in (self._gateways, *self._agents.values()):
             await look_ups.close()
 
     async def vendor_of(self, gateway: str) -> str:
@@ -124,10 +129,9 @@ class Directory:
             self._vendors.popitem(last=False)
         return vendor
 
-    async def refresh_agent(self, agent: str, *, for_gateway: bool) -> bool:
+    async def refresh_agent(self, agent: str, *, asker: Asker) -> bool:
         """Bring the agent's mirror up to date from the chain. False if the agent has no bond account there."""
-        look_ups = self._agents_for_gateways if for_gateway else self._agents_for_themselves
-        return await look_ups.get(agent) is not None
+        return await self._agents[asker].get(agent) is not None
 
     async def _fetch_gateway(self, gateway: str) -> str | None:
         account = await self._chain.gateway(Pubkey.from_string(gateway), "finalized")

@@ -21,11 +21,12 @@ from apps.payments.selectors.changes import changes_since
 from apps.payments.selectors.liability import liability_answer, no_bond
 from apps.payments.services import leases
 from apps.payments.services.leases import Granted, Refused, Wish
+from apps.payments.verification import signed_at
 from machpay.chain.network import Network
 from machpay.protocol.encoding import U64_MAX, parse_pubkey, parse_u64, to_rfc3339
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.leases import LeaseAnswer, LeaseRequest, ReleaseAnswer, ReleaseRequest
-from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed, nonce_time
+from machpay.protocol.nonces import CLOCK_SKEW_S, MAX_LIFETIME_S, lifetime_is_allowed
 from machpay.protocol.settlements import ResolvedPayment, parse_item, verify_item
 from machpay.protocol.snapshots import ChannelState, Snapshot
 
@@ -76,7 +77,7 @@ class LeaseEndpoints:
         )
         if not await self._threads.database(has_bond, wish.agent):
             # Nobody is told "no bond" from a mirror that may only be late.
-            await self._directory.refresh_agent(wish.agent, for_gateway=True)
+            await self._directory.refresh_agent(wish.agent, asker="gateway")
         outcome, answer = await self._threads.database(_grant, wish)
         metrics.LEASES.labels(outcome).inc()
         await asgi.respond_json(send, answer)
@@ -120,8 +121,7 @@ class LeaseEndpoints:
         if payment.agent != agent or not verify_item(payment):
             raise IntentRefused("the intent is not signed by the agent for this channel")
         intent = payment.intent
-        signed_at = nonce_time(intent.nonce)
-        age = datetime.now(UTC) - signed_at
+        age = datetime.now(UTC) - signed_at(intent.nonce)
         if not lifetime_is_allowed(intent.nonce, intent.deadline) or not (
             -timedelta(seconds=CLOCK_SKEW_S) <= age <= INTENT_AGE_MAX
         ):

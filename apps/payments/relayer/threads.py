@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 import structlog
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, InternalError, OperationalError, close_old_connections
 
 from apps.core.errors import DomainError
 
@@ -59,7 +59,8 @@ def _with_connection(work: Callable[[], T]) -> T:
     close_old_connections()
     try:
         return work()
-    except (OperationalError, InterfaceError) as error:
+    # Internal is also what a standby says that takes no writes yet.
+    except (OperationalError, InterfaceError, InternalError) as error:
         log.warning("database_unavailable", error=str(error))
         raise DatabaseUnavailable(
             "the database is not available; nothing was stored", retry_after_s=1

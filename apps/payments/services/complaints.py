@@ -20,6 +20,7 @@ from apps.payments.locks import lock_agents
 from apps.payments.models import AgentMirror, Case, Channel, Complaint, PaymentIntent
 from apps.payments.services.cases import open_case
 from apps.payments.services.network import current_network
+from apps.payments.verification import MAX_AHEAD, signed_at
 from machpay.protocol.nonces import nonce_time
 from machpay.protocol.settlements import ResolvedPayment, decode_item, parse_item
 
@@ -74,12 +75,10 @@ def complain(said: Complained) -> Complaint:
 
 
 def judge_again(*, now: datetime) -> int:
-    """Judge complaints of overcharging that came before the gateway had delivered the payment; returns how many are
-    judged now."""
+    """Judge complaints that came before the gateway had delivered the payment, and are in no case yet; returns how many
+    are judged now."""
     network = current_network()
-    waiting = Complaint.objects.filter(
-        kind=Kind.OVERCHARGED, verdict=Verdict.NOTED, received_at__gte=now - RECENT
-    )
+    waiting = Complaint.objects.filter(verdict=Verdict.NOTED, case=None, received_at__gte=now - RECENT)
     judged = 0
     # A part of them each time, drawn anew, so that those that nothing is ever delivered for hold up no other.
     for complaint in waiting.order_by("?")[:_JUDGED_AT_ONCE]:
@@ -135,8 +134,8 @@ def _require_standing(agent: AgentMirror, said: Complained) -> None:
     since = timezone.now() - RECENT
     if agent.status != AgentMirror.Status.ACTIVE or agent.stopped or not agent.bond_atomic:
         raise ComplaintRefused("gateways may refuse an agent that is not active or has no bond")
-    if nonce_time(said.payment.intent.nonce) < since:
-        raise ComplaintRefused("the payment is older than a day")
+    if not since <= signed_at(said.payment.intent.nonce) <= timezone.now() + MAX_AHEAD:
+        raise ComplaintRefused("the payment is older than a day, or of a time that has not come")
     if Complaint.objects.filter(agent=agent, received_at__gte=since).count() >= PER_AGENT_MAX:
         raise ComplaintRefused("too many complaints today", retry_after_s=3600)
 
@@ -151,7 +150,9 @@ def _judge(complaint: Complaint, payment: ResolvedPayment) -> None:
     ).first()
     if stored is None:
         return
-    if complaint.kind == Kind.OVERCHARGED and stored.charged_atomic > payment.charged:
+    # An agent that signed a nonce twice holds a receipt for one payment while the other one is stored.
+    same = bytes(stored.digest) == payment.intent.digest
+    if complaint.kind == Kind.OVERCHARGED and same and stored.charged_atomic > payment.charged:
         complaint.verdict = Verdict.PROVEN
         complaint.case, _ = open_case(
             kind=Case.Kind.OVER_REPORTED,

@@ -1,0 +1,69 @@
+"""Looking agents up on the chain, and who cannot crowd out whom."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from django.db import connection
+from solders.keypair import Keypair
+
+from apps.payments.errors import ChainUnavailable
+from apps.payments.relayer.directory import Asker, Directory
+from apps.payments.relayer.threads import DatabaseUnavailable, Threads
+from apps.payments.services import pulse
+from machpay.chain.client import ChainClient
+from tests.payments.factories import NETWORK
+
+
+@pytest.fixture
+async def directory() -> AsyncIterator[Directory]:
+    """Its chain takes every question and answers none."""
+    ended = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    threads = Threads()
+    async with ChainClient(f"http://127.0.0.1:{port}", NETWORK) as chain:
+        made = Directory(chain, threads)
+        yield made
+        await made.close()
+    ended.set()
+    server.close()
+    await server.wait_closed()
+    await threads.close()
+
+
+async def looked_up(directory: Directory, asker: Asker) -> str:
+    """Why a fresh key cannot be looked up."""
+    with pytest.raises(ChainUnavailable) as refused:
+        await directory.refresh_agent(str(Keypair().pubkey()), asker=asker)
+    return refused.value.detail
+
+
+async def test_made_up_agents_of_others_use_up_no_look_up_of_the_gateways(directory: Directory) -> None:
+    flood: list[Asker] = ["facilitator"] * 100 + ["agent"] * 100
+    told = await asyncio.gather(*(looked_up(directory, asker) for asker in flood))
+    assert "too many look-ups are under way" in told
+
+    assert await looked_up(directory, "gateway") == "the chain did not answer in time"
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_standby_that_takes_no_writes_yet_is_a_database_that_is_away() -> None:
+    threads = Threads()
+
+    def beat_on_a_standby() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on")
+        try:
+            pulse.beat()
+        finally:
+            connection.close()
+
+    with pytest.raises(DatabaseUnavailable):
+        await threads.database(beat_on_a_standby)
+    await threads.close()
