@@ -56,6 +56,9 @@ class Proxies:
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            # How IPv4 peers are shown by a socket that listens on both.
+            address = address.ipv4_mapped
         return any(address in network for network in self._networks)
 
 
@@ -75,10 +78,10 @@ class RateLimit:
     def take(self, host: str) -> float:
         """Count one request: 0 if it may be served, else in how many seconds the next one may. The machine itself is
         never limited."""
-        if not self._cost_s or host.startswith("127.") or host == "::1":
+        key = _network_of(host) if ":" in host else host
+        if not self._cost_s or key.startswith("127.") or host == "::1":
             return 0.0
         now = time.monotonic()
-        key = _network_of(host) if ":" in host else host
         whole_at = self._whole_at.get(key)
         if whole_at is None:
             if len(self._whole_at) >= self._max_addresses:

@@ -3,7 +3,7 @@
 Never used in the way of a request except for the bounded look-up of an unknown agent.
 """
 
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -13,6 +13,9 @@ from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
 from machpay_gateway.errors import RelayerError
 from machpay_gateway.logs import REQUEST_ID
+
+RETRY_AFTER_MAX_S: Final = 30.0
+"""Longer than this nobody is let alone, whatever a server on the way says: kill switch and payments wait for it."""
 
 
 class Peers:
@@ -73,4 +76,6 @@ class Peers:
 
 
 def _retry_after(value: str | None) -> float | None:
-    return float(value) if value is not None and value.isdigit() else None
+    if value is None or not (value.isascii() and value.isdigit()):
+        return None
+    return min(float(value), RETRY_AFTER_MAX_S)

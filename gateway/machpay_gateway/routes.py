@@ -1,8 +1,8 @@
 """Which path costs what. Pure: a table built once from the settings, asked once per request.
 
-A path is matched after percent-decoding, and paths that two servers may read differently (dot segments, empty
-segments, encoded slashes, backslashes) match nothing and are refused: a payment for a cheap route must not open a
-dear one because the upstream normalises what the gateway did not.
+A path is matched after percent-decoding, and paths that two servers may read differently (dot segments, segments that
+are empty or nothing but `;parameters`, encoded slashes, backslashes) match nothing and are refused: a payment for a
+cheap route must not open a dear one because the upstream normalises what the gateway did not.
 """
 
 import re
@@ -23,7 +23,7 @@ LOOK_UP_PREFIX: Final = "/.well-known/machpay/"
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _AMBIGUOUS_RAW: Final = re.compile(rb"%2f|%5c|%00|\\", re.IGNORECASE)
 _PLACEHOLDER: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
-_AMBIGUOUS_PATH: Final = re.compile(r"//|/\.\.?(?:[/;]|$)")
+_AMBIGUOUS_PATH: Final = re.compile(r"//|/;|/\.\.?(?:[/;]|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,12 @@ def _check(route: Route) -> None:
         raise ConfigError(f"{where}: the gateway answers this path itself")
     if not 0 <= route.price_atomic < 2**63:
         raise ConfigError(f"{where}: price_atomic must be a non-negative integer of atomic units")
+    if route.match != "pattern" and (route.path.endswith("*") or _PLACEHOLDER.search(route.path)):
+        # Taken literally such a path would match nothing that is asked for, and what was meant would have no price.
+        raise ConfigError(
+            f'{where}: match = "{route.match}" takes this literally; everything below a path is match = "prefix" '
+            'without the *, and {name} needs match = "pattern"'
+        )
     if route.match == "pattern":
         segments = route.path.split("/")
         if not any(_PLACEHOLDER.fullmatch(segment) for segment in segments):

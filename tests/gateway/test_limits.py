@@ -48,7 +48,8 @@ def test_one_ipv6_network_is_one_client(clock: Clock) -> None:
 
 
 def test_the_machine_itself_and_a_rate_of_0_are_no_limit(clock: Clock) -> None:
-    assert {RateLimit(1, 1, 10).take("127.0.0.1") for _ in range(5)} == {0.0}
+    limit = RateLimit(1, 1, 10)
+    assert {limit.take(host) for host in ("127.0.0.1", "::1", "::ffff:127.0.0.1") * 2} == {0.0}
     assert {RateLimit(0, 1, 10).take(HOST) for _ in range(5)} == {0.0}
 
 
@@ -83,6 +84,8 @@ def test_the_client_is_the_first_from_the_right_that_is_no_proxy(forwarded: byte
     proxies = Proxies(["10.0.0.0/8"])
     assert proxies.trusts("10.0.0.1")
     assert proxies.client("10.0.0.1", forwarded) == client
+    # The same proxy, seen by a gateway that listens on IPv6 and IPv4 alike.
+    assert proxies.trusts("::ffff:10.0.0.1")
 
 
 def test_without_proxies_nobody_is_believed() -> None:

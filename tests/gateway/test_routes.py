@@ -90,6 +90,15 @@ def test_unlisted_paths_can_be_free_but_not_by_another_method() -> None:
     assert status(routes, "/a/1", "PUT") == 405
 
 
+def test_an_empty_segment_with_parameters_is_an_empty_segment() -> None:
+    routes = table(Route("GET", "/dear", price_atomic=1), Route("GET", "/", match="prefix"))
+    for path in ("/;/dear", "/;a=b/dear", "/%3b/dear", "/x/;"):
+        with pytest.raises(RequestError) as refused:
+            routes.resolve("GET", path.replace("%3b", ";"), path.encode())
+        assert (refused.value.status, refused.value.code) == (400, "ambiguous_path")
+    assert isinstance(routes.resolve("GET", "/x;a=b", b"/x;a=b"), Free)
+
+
 @pytest.mark.parametrize(
     "route",
     [
@@ -107,6 +116,11 @@ def test_unlisted_paths_can_be_free_but_not_by_another_method() -> None:
         Route("GET", "/m?x=1", price_atomic=1),
         Route("GET", "/health", price_atomic=1),
         Route("GET", "/a/../b", price_atomic=1),
+        Route("GET", "/a/;/b", price_atomic=1),
+        Route("GET", "/a/*", price_atomic=1),
+        Route("GET", "/a/*", match="prefix", price_atomic=1),
+        Route("GET", "/a/{id}", price_atomic=1),
+        Route("GET", "/a/{id}/", match="prefix", price_atomic=1),
     ],
 )
 def test_routes_that_cannot_be_meant_are_refused(route: Route) -> None:
