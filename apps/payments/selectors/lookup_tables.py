@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from solders.pubkey import Pubkey
@@ -48,6 +49,22 @@ def pending_tables() -> list[PendingTable]:
         PendingTable(row.address, row.length, row.pending_length or 0, row.pending_until_height or 0)
         for row in rows
     ]
+
+
+def registered_tables() -> list[str]:
+    """The address of every table that is, or is about to be created."""
+    return list(LookupTable.objects.values_list("address", flat=True))
+
+
+def idle_tables(since: datetime) -> list[str]:
+    """Tables older than `since`, with no change under way, none of whose channels was paid on from then on or still
+    has something to settle or to distribute."""
+    busy = Channel.objects.filter(
+        Q(last_payment_at__gte=since) | Q(unsettled_since__isnull=False) | Q(owed_atomic__gt=0)
+    )
+    used = LookupTableEntry.objects.filter(address__in=busy.values("address")).values("table")
+    rows = LookupTable.objects.filter(created_at__lt=since, pending_length=None).exclude(address__in=used)
+    return list(rows.order_by("created_at", "address").values_list("address", flat=True))
 
 
 def vendors_to_list(*, channels_min: int, limit: int) -> list[str]:

@@ -4,10 +4,12 @@ Recon builds and sends; these services keep its work safe to repeat and to do by
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from django.db import IntegrityError, transaction
 
 from apps.payments.models import LookupTable, LookupTableEntry
+from apps.payments.selectors.lookup_tables import idle_tables
 
 
 def begin_table(
@@ -68,3 +70,13 @@ def forget_table(address: str) -> bool:
     """Drop a table that was never created and cannot be any more: without an entry."""
     deleted, _ = LookupTable.objects.filter(address=address, length=0).delete()
     return bool(deleted)
+
+
+def retire_tables(idle_since: datetime) -> int:
+    """Drop what `idle_tables` finds, with its entries: nothing is planned with it from now on. Returns how many."""
+    with transaction.atomic():
+        # Locked and then looked at again: a change that another worker just began keeps its table.
+        rows = LookupTable.objects.select_for_update().filter(address__in=idle_tables(idle_since))
+        addresses = [row.address for row in rows if row.pending_length is None]
+        LookupTable.objects.filter(address__in=addresses).delete()
+    return len(addresses)
