@@ -7,13 +7,17 @@ and the program has to notice that it was about something else.
 import struct
 
 import pytest
+from solders.account import Account
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from solders.sysvar import RENT
+from solders.token import ID as TOKEN_PROGRAM_ID
 
 from machpay.chain.ed25519 import ED25519_PROGRAM_ID, attest
 from machpay.chain.instructions import ChannelSettlement, discriminator
 from machpay.chain.network import Network
+from machpay.chain.tokens import TOKEN_ACCOUNT_LENGTH
 from machpay.protocol.intents import Voucher, voucher_message
 from tests.program.world import CONTEXT, LAMPORTS, USDC, Done, Refused, Vendor, World, done, refused
 
@@ -78,10 +82,20 @@ def test_a_signature_check_after_it_does_not_count(scene: Scene) -> None:
         )
 
 
-def test_the_same_data_in_another_program_does_not_count(scene: Scene) -> None:
-    memo = Pubkey.from_string("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr")
-    text = Instruction(memo, b"a", [])
-    scene.attack(text)
+def test_forged_data_in_another_programs_instruction_does_not_count(scene: Scene) -> None:
+    """SPL Token takes the first byte for InitializeAccount and never looks at what follows."""
+    forged = Voucher(scene.voucher.channel, scene.voucher.cumulative, CONTEXT, bytes(64))
+    data = bytes(attest([(scene.agent.pubkey(), forged)]).data)
+
+    def in_token_program() -> Instruction:
+        account = Keypair().pubkey()
+        scene.world.svm.set_account(account, Account(LAMPORTS, bytes(TOKEN_ACCOUNT_LENGTH), TOKEN_PROGRAM_ID))
+        others = (scene.world.network.mint, scene.agent.pubkey(), RENT)
+        metas = [AccountMeta(account, False, True), *(AccountMeta(key, False, False) for key in others)]
+        return Instruction(TOKEN_PROGRAM_ID, data, metas)
+
+    done(scene.world.send(in_token_program()))
+    scene.attack(in_token_program())
 
 
 def test_one_check_serves_one_settlement_only_if_it_stands_before_it(scene: Scene) -> None:
