@@ -6,7 +6,7 @@ from apps.ledger import chart
 from apps.ledger.models import Transfer
 from apps.ledger.selectors import balance
 from apps.payments.errors import ChainRegression, NetworkMismatch
-from apps.payments.models import AgentMirror, ChainCursor, Channel, Gateway
+from apps.payments.models import AgentChange, AgentMirror, ChainCursor, Channel, Gateway
 from apps.payments.services.chain_mirror import (
     DepositSeen,
     SettlementSeen,
@@ -237,6 +237,18 @@ def test_refreshing_one_agent_leaves_the_ledger_to_the_snapshot(bound):
     )
     apply_chain_snapshot(chain_state(21, [agent_account(agent.public, deposited=100)]))
     assert bond(agent) == 100
+
+
+def test_refreshing_an_agent_that_did_not_change_tells_nobody(bound):
+    agent = SigningKey.generate()
+    account = agent_account(agent.public, deposited=100, withdrawn_total=100, paid=100)
+    apply_chain_snapshot(chain_state(20, [account]))
+    told = AgentChange.objects.count()
+
+    refresh_agent(21, account)
+    assert AgentChange.objects.count() == told
+    refresh_agent(22, agent_account(agent.public, deposited=130, withdrawn_total=100, paid=100))
+    assert AgentChange.objects.count() == told + 1
 
 
 def test_a_database_of_no_network_follows_nothing(db):

@@ -117,7 +117,8 @@ def test_a_change_outside_a_transaction_is_refused(gateway):
 
 def test_a_cursor_that_means_nothing_here_asks_for_a_fresh_start(gateway):
     another_cluster = "9999999999.9999999999999:9999999999999:"
-    for cursor in ("nonsense", "1.5:5:", "9999999999.x", another_cluster, ""):
+    unreadable = ("9" * 5_000 + ".5:5:", "9999999999.5:5:\x00")
+    for cursor in ("nonsense", "1.5:5:", "9999999999.x", another_cluster, "", *unreadable):
         answer = stream.changes_since(cursor, gateway=gateway.pubkey)
         assert (answer.reset, answer.changes) == (True, []), cursor
         assert not stream.anything_since(answer.cursor)

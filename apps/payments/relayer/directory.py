@@ -109,7 +109,8 @@ class Directory:
         }
 
     async def close(self) -> None:
-        for look_ups in (self._gateways, *self._agents.values()):
+        await self._gateways.close()
+        for look_ups in self._agents.values():
             await look_ups.close()
 
     async def vendor_of(self, gateway: str) -> str:

@@ -5,6 +5,7 @@ was not then is new, whatever the order in which transactions began or committed
 writer waits for another.
 """
 
+import re
 import time
 from typing import Final
 
@@ -17,6 +18,7 @@ from machpay.protocol.changes import NetworkRules as Rules
 from machpay.protocol.snapshots import Limits
 
 MAX_CURSOR: Final = 8_192
+_CURSOR: Final = re.compile(r"([0-9]{1,12})\.([0-9]+:[0-9]+:[0-9,]*)")
 CHANGES_MAX: Final = 1_000
 
 _READ: Final = """
@@ -113,9 +115,10 @@ def _cursor(snapshot: str) -> str:
 
 def _parse(text: str) -> str | None:
     """The snapshot inside a cursor, or None if it is none of ours, or older than entries are kept."""
-    at, _, snapshot = text.partition(".")
-    if len(text) > MAX_CURSOR or not at.isdecimal() or int(at) < time.time() - KEPT.total_seconds():
+    found = _CURSOR.fullmatch(text) if len(text) <= MAX_CURSOR else None
+    if found is None or int(found[1]) < time.time() - KEPT.total_seconds():
         return None
+    snapshot = found[2]
     with connection.cursor() as cursor:
         # Another cluster's numbers mean nothing here; ours are never ahead of the next transaction.
         cursor.execute(

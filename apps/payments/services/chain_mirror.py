@@ -137,12 +137,14 @@ def apply_chain_snapshot(snapshot: Snapshot, *, part: Part | None = None) -> App
 
 def refresh_agent(slot: int, account: AgentAccount) -> None:
     """Take over one bond account that was read at finalised `slot`, for an agent that is asked for before the
-    next snapshot. The ledger is left to `apply_chain_snapshot`."""
+    next snapshot; nothing is written that is there already. The ledger is left to `apply_chain_snapshot`."""
+    agent = str(account.agent)
     with transaction.atomic():
-        lock_agents([str(account.agent)])
-        alarms.sound(slot, {str(account.agent): account}, {})
-        mirror_agents(slot, [account])
-        changes.note([str(account.agent)])
+        lock_agents([agent])
+        if changed_agents({agent: account}, whole=False):
+            alarms.sound(slot, {agent: account}, {})
+            mirror_agents(slot, [account])
+            changes.note([agent])
 
 
 def _remember_vendors(snapshot: Snapshot) -> None:
