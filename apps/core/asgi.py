@@ -3,6 +3,7 @@
 Deliberately not a framework: a process routes in one function and calls these.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -55,6 +56,11 @@ class InFlight:
         self.count -= 1
 
 
+class BodyTooSlow(DomainError):
+    code = "request_timeout"
+    status = 408
+
+
 class BodyTooLarge(DomainError):
     code = "body_too_large"
     status = 413
@@ -86,11 +92,24 @@ def target_of(scope: Scope) -> str:
     return (raw_path + b"?" + query if query else raw_path).decode("latin-1")
 
 
+BODY_WAIT_S = 60.0
+"""A body that takes longer belongs to a client that vanished or means no good; it held a place of the bounded ones."""
+
+
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge` as soon as it is longer than `limit` bytes."""
+    """The whole body. Raises `BodyTooLarge` as soon as it is longer than `limit` bytes, `BodyTooSlow` if it is not
+    complete after `BODY_WAIT_S`."""
     declared = header_map(scope).get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body may have at most {limit} bytes")
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            return await _read(receive, limit)
+    except TimeoutError as error:
+        raise BodyTooSlow(f"the body was not complete after {BODY_WAIT_S:.0f} s") from error
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:

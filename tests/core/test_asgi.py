@@ -1,5 +1,6 @@
 """What the raw-ASGI processes share: bounded bodies, problems, request ids, a start that may fail."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -75,6 +76,17 @@ async def test_a_body_one_past_the_limit_is_refused(chunks, headers):
     sent = await exchange(echo, *chunks, headers=headers)
 
     assert (sent[0]["status"], json.loads(sent[1]["body"])["code"]) == (413, "body_too_large")
+
+
+async def test_a_body_that_does_not_come_to_its_end_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(asgi, "BODY_WAIT_S", 0.05)
+
+    async def stalled() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    with pytest.raises(asgi.BodyTooSlow):
+        await asgi.read_body({"headers": []}, stalled, limit=10)
 
 
 async def test_a_body_at_the_limit_is_accepted():
