@@ -4,6 +4,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
 
 from apps.payments.errors import BadAggregationSignature, UnknownAggregation
@@ -112,6 +113,16 @@ def test_an_urgent_channel_waits_for_no_signature(recon: Recon, pair: list[Payer
     recon.settle()
     assert Aggregation.objects.get().state == "EXPIRED"
     assert [recon.channel(payer).settled_atomic for payer in pair] == [1_300, 1_700]
+
+
+def test_settling_now_waits_for_no_signature(recon: Recon, pair: list[Payer]) -> None:
+    found = proposal(recon, pair, 300, 700)
+    call_command("settle", "--now")
+    assert [recon.channel(payer).settled_atomic for payer in pair] == [1_300, 1_700]
+    # A signature that comes all the same has nothing left to settle.
+    cosign(recon, pair, found)
+    assert recon.settle() == []
+    assert Aggregation.objects.get().state == "EXPIRED"
 
 
 def test_a_bond_that_no_longer_covers_all_falls_back(recon: Recon, pair: list[Payer]) -> None:

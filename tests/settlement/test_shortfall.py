@@ -1,6 +1,11 @@
 """A bond smaller than what is due pays what is there; the rest stays due without a storm of transactions."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+from django.db import connection
+
 from apps.payments.models import Settlement
+from apps.payments.selectors.bonds import payable_bonds
 from apps.settlement.services import settle as settle_module
 from apps.settlement.services.sync import sync_chain
 from devnet.offers import ATLAS, LEXICON
@@ -59,6 +64,31 @@ def test_two_channels_never_share_one_bond_twice(recon: Recon) -> None:
     assert recon.bond(agent) == 0
     assert [recon.channel(payer).settled_atomic for payer in (first, second)] == [SMALL_BOND // 2] * 2
     assert [recon.statuses(payer) for payer in (first, second)] == [["PENDING"], ["PENDING"]]
+
+
+def test_a_settlement_that_is_mirrored_while_bonds_are_read_frees_nothing(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON, bond_atomic=SMALL_BOND)
+    recon.deliver(payer.pay(700_000))
+    recon.settle()
+
+    def mirror() -> None:
+        try:
+            recon.rest()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as worker:
+
+        def then_mirror(execute, sql, params, many, context):
+            result = execute(sql, params, many, context)
+            worker.submit(mirror).result()
+            return result
+
+        with connection.execute_wrapper(then_mirror):
+            found = payable_bonds([payer.agent.pubkey])
+
+    assert found == {payer.agent.pubkey: SMALL_BOND - 700_000}
+    assert recon.bond(payer.agent) == SMALL_BOND - 700_000
 
 
 def test_a_transaction_that_paid_nothing_makes_its_channel_wait(recon: Recon, monkeypatch) -> None:

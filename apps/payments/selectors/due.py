@@ -21,7 +21,7 @@ class DuePolicy:
 
     What cannot wait is due whatever it is worth: every channel of an agent whose withdrawal unlocks until
     `unlocks_until` (unix seconds by the chain's clock), who has an open claim, is forfeited or caught double-signing,
-    and what was charged around an alarm.
+    and what was charged around an alarm. With `awaits_cosigners` all else that is proposed waits for its agent to sign.
     """
 
     minimum_atomic: int
@@ -30,6 +30,7 @@ class DuePolicy:
     create_minimum_atomic: int = 0
     create_max_age: timedelta = timedelta(0)
     unlocks_until: int = 0
+    awaits_cosigners: bool = True
 
 
 def urgent(policy: DuePolicy) -> Q:
@@ -51,7 +52,7 @@ def urgent(policy: DuePolicy) -> Q:
 
 def due_channels(policy: DuePolicy, *, now: datetime) -> QuerySet[Channel]:
     """Due channels that no settlement has under way. Those of agents with an empty bond are not due: there is
-    nothing to pay them from. One in a proposal that its agent may still sign waits for it, unless it is urgent."""
+    nothing to pay them from."""
     payable = Least("highest_cumulative_atomic", "charged_total_atomic") - F("settled_atomic")
     proposed = AggregationItem.objects.filter(
         channel=OuterRef("pk"),
@@ -73,7 +74,7 @@ def due_channels(policy: DuePolicy, *, now: datetime) -> QuerySet[Channel]:
         .filter(Q(agent__bond_atomic__gt=0) | Q(agent__forfeited_atomic__gt=0))
         .alias(payable=payable)
         .filter(payable__gte=1)
-        .filter(urgent(policy) | (worth_it & ~Q(Exists(proposed))))
+        .filter(urgent(policy) | (worth_it & ~Q(Exists(proposed)) if policy.awaits_cosigners else worth_it))
     )
 
 

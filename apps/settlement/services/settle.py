@@ -6,7 +6,8 @@ stored bytes are the only ones ever sent.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -17,7 +18,6 @@ from django.utils import timezone
 from solders.instruction import Instruction
 from solders.pubkey import Pubkey
 
-from apps.payments.selectors.bonds import payable_bonds
 from apps.payments.selectors.due import DuePolicy, due_channels, due_vendors
 from apps.payments.selectors.lookup_tables import tables_holding
 from apps.payments.selectors.vendors import payout_accounts
@@ -61,8 +61,8 @@ def settle(
     progress: Callable[[int], None] = lambda _channels: None,
 ) -> list[int]:
     """Settle every due channel, or those of one vendor, from the newest finalised state on; returns the ids
-    of the settlements stored by this call. With `everything` whatever is unsettled is due, however little and recent.
-    `progress` is told how many channels are in settlements so far.
+    of the settlements stored by this call. With `everything` whatever is unsettled is due, however little and recent,
+    and waits for no agent's signature. `progress` is told how many channels are in settlements so far.
 
     Several workers may run it at once: each claims channels that no other has. Raises `SettlementPaused` if
     this process does not hold the relayer's key, `RpcUnavailable` if the chain is away; what was stored by
@@ -78,6 +78,7 @@ def settle(
         if not everything:
             propose_aggregations(policy)
     channels = 0
+    passed_over: set[str] = set()
     now = time.monotonic()
     ends, renew_at = now + RUN_SECONDS, now + SIGNING_SECONDS
     for vendors in _vendor_groups(policy, vendor):
@@ -85,10 +86,12 @@ def settle(
         while left and time.monotonic() < ends:
             if time.monotonic() > renew_at:
                 signing, renew_at = signing.renewed(chain), time.monotonic() + SIGNING_SECONDS
-            outgoing, settled, left = _store_due(signing, policy, vendors)
-            stored += [item.settlement_id for item in outgoing]
-            send_all(chain, outgoing)
-            channels += settled
+            claim = _store_due(signing, policy, vendors, passed_over)
+            stored += [item.settlement_id for item in claim.outgoing]
+            send_all(chain, claim.outgoing)
+            channels += claim.settled
+            passed_over |= claim.passed_over
+            left = claim.may_be_more
             progress(channels)
     stored += distribute_owed(chain, signing, vendor=vendor)
     if stored:
@@ -122,7 +125,7 @@ def preview(chain: ChainSession, *, vendor: str | None = None) -> list[Plan]:
     return plans
 
 
-AT_ONCE: Final = DuePolicy(minimum_atomic=1, trigger_atomic=1, max_age=timedelta(0))
+AT_ONCE: Final = DuePolicy(minimum_atomic=1, trigger_atomic=1, max_age=timedelta(0), awaits_cosigners=False)
 
 
 def due_policy(chain_time: int) -> DuePolicy:
@@ -138,13 +141,29 @@ def due_policy(chain_time: int) -> DuePolicy:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What one claim came to, committed: transactions to send, the number of their channels, and the channels for which
+    nothing is left of their agents' bonds."""
+
+    outgoing: list[Outgoing]
+    settled: int
+    passed_over: set[str]
+
+    @property
+    def may_be_more(self) -> bool:
+        return self.settled + len(self.passed_over) == CLAIM_CHANNELS
+
+
 def _store_due(
-    signing: Signing, policy: DuePolicy, vendors: Sequence[str]
-) -> tuple[list[Outgoing], int, bool]:
-    """Claim, sign and store in one transaction; what it returns is committed: transactions, their channels' number,
-    and whether more may be due."""
+    signing: Signing, policy: DuePolicy, vendors: Sequence[str], passed_over: Collection[str]
+) -> _Claim:
+    """Claim, sign and store in one transaction. What this run has passed over is not claimed again: it would stand
+    before what can be paid."""
     with transaction.atomic():
-        claimed = claim_due_channels(policy=policy, limit=CLAIM_CHANNELS, vendors=vendors)
+        claimed = claim_due_channels(
+            policy=policy, limit=CLAIM_CHANNELS, vendors=vendors, without=passed_over
+        )
         plans, payouts = _plan(signing.network, claimed)
         signed = [_sign(signing, each, payouts[each.vendor]) for each in plans]
         ids = store_settlements(signed)
@@ -152,17 +171,15 @@ def _store_due(
         Outgoing(settlement_id, each.raw_transaction, send_count=0)
         for settlement_id, each in zip(ids, signed, strict=True)
     ]
-    # What was claimed and not settled would only be claimed again.
-    left = bool(outgoing) and len(claimed) == CLAIM_CHANNELS
-    return outgoing, sum(len(each.channels) for each in signed), left
+    settled = {channel.address for each in signed for channel in each.channels}
+    return _Claim(outgoing, len(settled), {each.address for each in claimed} - settled)
 
 
 def _plan(network: Network, channels: Sequence[DueChannel]) -> tuple[list[Plan], dict[str, Pubkey]]:
     """Transactions for these channels, and where each vendor is paid."""
     # Intake may know a gateway that was registered after the mirrored slot; the next one has its vendor.
     payouts = payout_accounts(channel.vendor for channel in channels)
-    available = payable_bonds(channel.agent for channel in channels)
-    due = within_bonds([each for each in channels if each.vendor in payouts], available)
+    due, available = within_bonds([each for each in channels if each.vendor in payouts])
     plans = plan(
         due,
         available,

@@ -4,16 +4,20 @@ reading what is due."""
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from apps.payments.selectors.bonds import payable_bonds
 from apps.payments.selectors.solvency import Due, dues_of, unused_leases, with_leases
 from apps.payments.services.settlements import DueChannel
 
 
-def within_bonds(claimed: Sequence[DueChannel], available: Mapping[str, int]) -> list[DueChannel]:
-    """The claimed channels with `up_to` lowered to their share, where an agent's bond (`available`), less what is
-    leased and not charged yet, is less than all its channels could be paid. Channels whose share is nothing are left
-    out."""
-    dues = dues_of(channel.agent for channel in claimed)
-    unused = unused_leases(dues)
+def within_bonds(claimed: Sequence[DueChannel]) -> tuple[list[DueChannel], dict[str, int]]:
+    """The claimed channels with `up_to` lowered to their share, where what an agent's bond can still pay, less what is
+    leased and not charged yet, is less than all its channels could be paid; and what it can pay, by agent. Channels
+    whose share is nothing are left out."""
+    agents = {channel.agent for channel in claimed}
+    # In this order what others charge, settle or store in between is counted twice, and nothing is promised twice.
+    unused = unused_leases(agents)
+    dues = dues_of(agents)
+    available = payable_bonds(agents)
     shares: dict[str, int] = {}
     for agent, owed in dues.items():
         held, leased = max(available.get(agent, 0), 0), unused.get(agent, 0)
@@ -26,7 +30,7 @@ def within_bonds(claimed: Sequence[DueChannel], available: Mapping[str, int]) ->
             lowered.append(channel)
         elif share > 0:
             lowered.append(replace(channel, up_to_atomic=channel.settled_atomic + share))
-    return lowered
+    return lowered, available
 
 
 def fair_shares(available: int, dues: Sequence[Due], *, unused_leases: int = 0) -> dict[str, int]:
