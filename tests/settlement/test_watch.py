@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 from solders.instruction import Instruction
 
-from apps.payments.models import AgentMirror, Channel, EnforcementEvent, Lease
+from apps.payments.models import AgentMirror, ChainIndex, Channel, EnforcementEvent, Lease
 from apps.payments.selectors import changes as stream
 from apps.payments.services import leases
 from apps.payments.services.leases import Granted, Refused, Wish
+from apps.settlement.services import settle as settle_module
 from apps.settlement.services.watch import watch_confirmed
 from devnet.chain import MIN_BOND_ATOMIC
 from devnet.offers import ATLAS, LEXICON
@@ -160,6 +161,21 @@ def test_a_withdrawal_that_is_final_before_anybody_looked_is_noticed_all_the_sam
     assert isinstance(ask(first, room), Granted)
 
 
+def test_a_database_that_begins_on_an_old_chain_raises_no_alarm_about_its_past(recon: Recon) -> None:
+    payer = recon.chain.payer(recon.chain.new_agent(bond_atomic=BOND), LEXICON)
+    request_withdrawal(recon, payer, 20_000_000)
+    recon.chain.wait_until_final()
+    ChainIndex.objects.all().delete()
+    assert recon.run(watch_confirmed) == 0
+
+    # All accounts are taken over; what led to them is not listed yet.
+    recon.sync()
+
+    assert recon.run(watch_confirmed) == 0
+    assert not EnforcementEvent.objects.exists()
+    assert AgentMirror.objects.get(agent=payer.agent.pubkey).pending_withdrawal_atomic == 20_000_000
+
+
 def test_charges_without_a_lease_cannot_empty_a_bond_that_is_leased(recon: Recon) -> None:
     (own,) = recon.payers(1, LEXICON)
     honest = recon.chain.payer(own.agent, ATLAS)
@@ -176,6 +192,22 @@ def test_charges_without_a_lease_cannot_empty_a_bond_that_is_leased(recon: Recon
     recon.rest()
     assert recon.channel(honest).settled_atomic == 30_000_000
     assert recon.bond(own.agent) == 0
+
+
+def test_a_channel_that_nothing_is_left_for_holds_up_nobody_behind_it(recon: Recon, monkeypatch) -> None:
+    own, other = recon.payers(2, LEXICON)
+    assert isinstance(ask(recon.chain.payer(own.agent, ATLAS), 30_000_000), Granted)
+    # All of the bond that is not leased; what is left of the charges waits.
+    recon.deliver(own.pay(BOND))
+    recon.settle()
+    recon.rest()
+    recon.deliver(other.pay(700))
+
+    monkeypatch.setattr(settle_module, "CLAIM_CHANNELS", 1)
+    assert len(recon.settle()) == 1
+    recon.rest()
+
+    assert (recon.channel(own).settled_atomic, recon.channel(other).settled_atomic) == (20_000_000, 700)
 
 
 def test_with_the_relayer_gone_no_more_is_lost_than_was_leased_or_unsettled(recon: Recon) -> None:

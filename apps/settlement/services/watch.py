@@ -28,10 +28,16 @@ _judged: OrderedDict[str, None] = OrderedDict()
 
 
 def watch_confirmed(chain: ChainSession) -> int:
-    """Raise an alarm for every confirmed event that is not indexed as final yet; returns how many were news. Safe to
-    repeat and to run in several workers. Raises `RpcUnavailable`."""
+    """Raise an alarm for every confirmed event that is not taken over as final yet; returns how many were news. Before
+    the first start nothing is leased that could be revoked. Safe to repeat and to run in several workers. Raises
+    `RpcUnavailable`."""
+    index = chain_index.position()
+    # What a snapshot of all accounts has seen is history, also where the index does not reach that far yet.
+    floor = max(index.slot, index.snapshot_slot)
+    if not floor:
+        return 0
     news = 0
-    for seen in reversed(_unfinished(chain, chain_index.position().slot)):
+    for seen in reversed(_unfinished(chain, floor)):
         if seen.signature in _judged:
             continue
         try:
