@@ -145,7 +145,7 @@ def test_a_wrong_entry_is_found_with_its_owner(recon: Recon) -> None:
     assert out.getvalue().splitlines()[-1] == "NOT EQUAL"
 
 
-def test_the_nightly_task_logs_one_line_to_alarm_on(recon: Recon) -> None:
+def test_the_nightly_task_logs_one_line_to_alarm_on(recon: Recon, settings: Any) -> None:
     (payer,) = recon.payers(1, LEXICON)
     with capture_logs() as lines:
         reconcile_with_chain()
@@ -167,6 +167,17 @@ def test_the_nightly_task_logs_one_line_to_alarm_on(recon: Recon) -> None:
     (line,) = [line for line in lines if line["event"].startswith("reconcil")]
     assert (line["event"], line["log_level"]) == ("reconciliation_mismatch", "error")
     assert (line["differences"], line["first_differences"]) == (1, [f"bond of {agent}"])
+
+    # Neither does a custodial wallet that cannot be looked at hide it.
+    settings.CUSTODY_KEYPAIR = "/nowhere"
+    with capture_logs() as lines:
+        reconcile_with_chain()
+    assert [line["event"] for line in lines][-2:] == ["reconciliation_mismatch", "settlement_paused"]
+    assert list(models.Reconciliation.objects.order_by("id").values_list("equal", flat=True)) == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_traffic_and_other_workers_are_no_difference(recon: Recon) -> None:

@@ -19,6 +19,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 
 from apps.core import live
+from apps.core.errors import DomainError
 from apps.ledger import chart
 from apps.ledger.chart import AccountKind
 from apps.ledger.selectors import balance, balances, trial_balance
@@ -32,6 +33,7 @@ from apps.settlement.services.announce import announce
 from apps.settlement.services.custody import CustodyTerm, compare_custody
 from apps.settlement.services.sync import newest_transactions
 from machpay.chain.client import Snapshot
+from machpay.chain.errors import ChainError
 from machpay.protocol.encoding import to_rfc3339
 
 log = structlog.get_logger(__name__)
@@ -143,7 +145,14 @@ def reconcile(chain: ChainSession) -> Reconciliation:
             break
     if found is None:
         raise SettlementPaused("the vault changed during every look; try again")
-    found = replace(found, custody=compare_custody(chain))
+    try:
+        found = replace(found, custody=compare_custody(chain))
+    except (DomainError, ChainError):
+        # A custodial wallet that cannot be looked at keeps no difference of the vault from anybody.
+        if not found.ok:
+            store(found)
+            _report(found)
+        raise
     store(found)
     _report(found)
     return found
