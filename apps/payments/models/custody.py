@@ -25,7 +25,8 @@ class DepositReference(models.Model):
 
 class CustodialDeposit(models.Model):
     """One finalised token transfer into the custodial wallet. `instruction` is its place in the transaction: the
-    number of the transaction's own instruction, a dot, and the number of the call below it."""
+    number of the transaction's own instruction, a dot, and the number of the call below it; in a batch of the token
+    program another dot and the number there."""
 
     class Status(models.TextChoices):
         CREDITED = "CREDITED", "credited by its reference"
