@@ -48,6 +48,7 @@ class Command(ChainCommand):
             held = sum(account.bond + account.forfeited for account in agents)
             due = held + sum(channel.owed for channel in channels)
             self.say("bonds and owed", f"{format_usdc(due)} USDC at slot {snapshot.slot}")
-            self.say("vault", f"{format_usdc(await chain.token_balance(network.vault(), 'finalized'))} USDC")
+            vault, slot = await chain.token_balance_at(network.vault(), "finalized")
+            self.say("vault", f"{format_usdc(vault)} USDC at slot {slot}")
 
         self.on_chain(cluster, work)
