@@ -223,6 +223,18 @@ def test_someone_elses_tokens_cannot_be_deposited(world: World) -> None:
         assert isinstance(world.send(ix, signers=(agent,)), Refused)
 
 
+def test_the_vaults_own_tokens_cannot_be_deposited(world: World) -> None:
+    """A transfer of the vault to itself would move nothing and still raise the bond."""
+    agent = world.agent(USDC)
+    ix = build.deposit_bond(world.network, agent=agent.pubkey(), source=world.network.vault(), amount=100)
+    accounts = list(ix.accounts)
+    accounts[4] = AccountMeta(world.network.bond(), False, False)
+    as_its_authority = Instruction(ix.program_id, bytes(ix.data), accounts)
+    with world.nothing_moves():
+        assert isinstance(world.send(ix, signers=(agent,)), Refused)
+        refused(world.send(as_its_authority, signers=(agent,)), "MissingSignature")
+
+
 def test_tokens_of_another_mint_cannot_be_deposited(world: World) -> None:
     agent = world.agent(USDC)
     source = world.token_account(agent.pubkey(), 100, mint=world.new_mint())
