@@ -13,6 +13,7 @@ from solders.pubkey import Pubkey
 
 from machpay.chain import instructions as build
 from machpay.chain.network import Network
+from machpay.protocol.aggregates import Aggregate, ChannelTotal
 from tests.program.moves import (
     CLAIM_DELAY,
     WINDOW,
@@ -82,6 +83,22 @@ def test_a_channel_is_not_opened_for_an_account_in_another_mint(scene: Scene) ->
 def test_an_aggregate_takes_nothing_from_another_mints_bond(scene: Scene) -> None:
     steps = aggregate_ixs(scene.world, scene.agent, [(scene.vendor, 150)])
     scene.refuses(steps, AGGREGATED, scene.other_account, scene.world.relayer)
+
+
+def test_an_aggregate_owes_nothing_on_another_mints_channel(scene: Scene) -> None:
+    """Signed for by the agent itself: tokens of one mint would be taken, and tokens of the other distributed."""
+    world, agent = scene.world, scene.agent
+    channel = world.network.channel(agent.pubkey(), scene.vendor.gateway.pubkey())
+    totals = [ChannelTotal(channel, 150)]
+    signed = Aggregate.of(scene.elsewhere.domain, scene.elsewhere.mint, agent.pubkey(), totals)
+    steps = build.settle_aggregated(
+        scene.elsewhere,
+        relayer=world.relayer.pubkey(),
+        aggregate=signed,
+        signature=bytes(agent.sign_message(signed.message)),
+    )
+    with world.nothing_moves():
+        refused(world.send(*steps, signers=(world.relayer,)), "WrongMint")
 
 
 def test_a_claim_is_not_counted_against_another_mints_bond(scene: Scene) -> None:
