@@ -85,11 +85,13 @@ async def test_requests_pays_too(key, gateway, upstream, net):
     await eventually(lambda: net.charged == 3 * PRICE, "the relayer knows all three charges")
 
 
-async def test_httpx_recovers_after_its_state_is_lost(key, gateway):
+@pytest.mark.parametrize("budgets", [Budgets(), Budgets(per_call_atomic=PRICE, per_day_atomic=2 * PRICE)])
+async def test_httpx_recovers_after_its_state_is_lost(key, gateway, budgets):
     async with an_httpx_client(a_config(key)) as http:
         for number in range(3):
             assert charged(await http.get(f"{gateway.url}/paid?x={number}")) == PRICE
-    async with an_httpx_client(a_config(key)) as http:
+    # The signature that was too low authorised nothing: no budget pays for it.
+    async with an_httpx_client(a_config(key, budgets=budgets)) as http:
         answer = await http.get(gateway.url + "/paid")
         assert (answer.status_code, charged(answer)) == (200, PRICE)
         # The total is known again: no correction is needed any more.

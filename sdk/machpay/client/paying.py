@@ -47,7 +47,6 @@ from machpay.client.uploads import Source
 from machpay.client.vendors import Vendors
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.identifiers import EXTENSION, new_identifier, read_identifier
-from machpay.protocol.nonces import nonce_unix_ms
 from machpay.protocol.offers import Offer
 from machpay.protocol.x402 import GATEWAY_HEADER
 
@@ -343,7 +342,7 @@ class Payer:
         if refusal.code == RefusalCode.CUMULATIVE_TOO_LOW:
             channel.too_low(order.digest)
             await self._correct(channel, refusal)
-            self._give_back(purchase, channel, order)
+            purchase.growth -= self._spending.forgive(channel, order, time.time())
             return challenge
         channel.refused(order.digest)
         self._prices.forget(purchase.call)
@@ -353,16 +352,6 @@ class Payer:
         if (following.offer.amount, following.offer.binding) == (order.offer.amount, order.offer.binding):
             return None
         return following
-
-    def _give_back(self, purchase: Purchase, channel: Channel, order: Order) -> None:
-        """A signature below what another holder of the key has authorised adds nothing: no budget pays for
-        it."""
-        if order.growth and channel.is_covered_by_others(order.intent.cumulative):
-            taken_at = nonce_unix_ms(order.intent.nonce) / 1000
-            self._spending.give_back(
-                str(order.offer.vendor), order.growth, taken_at=taken_at, now=time.time()
-            )
-            purchase.growth -= order.growth
 
     async def _correct(self, channel: Channel, refusal: Refusal) -> None:
         """Follow a corrective answer. Raises `GatewayExposureError` if it proves nothing."""

@@ -14,9 +14,12 @@ from pathlib import Path
 import msgspec
 
 from machpay.client.budgets import Budgets
+from machpay.client.channels import Channel
 from machpay.client.errors import SpendingUnknownError
+from machpay.client.orders import Order
 from machpay.protocol.encoding import parse_u64
 from machpay.protocol.errors import MalformedError
+from machpay.protocol.nonces import nonce_unix_ms
 
 
 class _Document(msgspec.Struct):
@@ -59,6 +62,15 @@ class Spending:
         # Counting too much is safe: what cannot be written down now stays counted.
         with contextlib.suppress(SpendingUnknownError), self._turn(now):
             self._vendors[vendor] = max(0, self._vendors.get(vendor, 0) - amount)
+
+    def forgive(self, channel: Channel, order: Order, now: float) -> int:
+        """Uncount a signature below what another holder of the key has authorised: it added nothing. Returns what it
+        had taken."""
+        if not order.growth or not channel.is_covered_by_others(order.intent.cumulative):
+            return 0
+        taken_at = nonce_unix_ms(order.intent.nonce) / 1000
+        self.give_back(str(order.offer.vendor), order.growth, taken_at=taken_at, now=now)
+        return order.growth
 
     def today(self, now: float) -> dict[str, int]:
         """What was authorised today, by vendor, in atomic units. Raises `SpendingUnknownError`."""

@@ -53,6 +53,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Sent:
+    """A payment without an answer yet, and what its call has authorised with it."""
+
+    order: Order
+    growth: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Recovery:
     """A payment that may be made once more, for the same requirements (the very object): what its call has
     authorised so far, and the request hash to sign if it is another one now."""
@@ -86,7 +94,7 @@ class Wallet:
         path = None if folder is None else state_path(folder, config.key.pubkey, config.network, "spent.json")
         self._spending = Spending(config.budgets, config.key.pubkey, path)
         self._vendors = Vendors(config.budgets, None)
-        self._orders: OrderedDict[bytes, Order] = OrderedDict()
+        self._orders: OrderedDict[bytes, _Sent] = OrderedDict()
         self._recovering: deque[_Recovery] = deque(maxlen=MAX_RECOVERING)
         self._lock = threading.RLock()
 
@@ -131,8 +139,7 @@ class Wallet:
 
             channel = self._book.channel(offer.gateway)
             order = authorise(channel, offer, offer.request_hash, now, grant)
-            order = msgspec.structs.replace(order, growth=order.growth + spent)
-            self._orders[order.digest] = order
+            self._orders[order.digest] = _Sent(order, spent + order.growth)
             if len(self._orders) > MAX_OPEN:
                 self._orders.popitem(last=False)
             self._save_if_due()
@@ -156,16 +163,18 @@ class Wallet:
         """
         with self._lock:
             channel = self._channel_of(payload)
-            order = None if channel is None else self._orders.pop(self._digest(payload, channel), None)
-            if channel is None or order is None:
+            sent = None if channel is None else self._orders.pop(self._digest(payload, channel), None)
+            if channel is None or sent is None:
                 return False
+            order = sent.order
             if answer.code is None or ("receipt" in answer.extra and "committedTotal" not in answer.extra):
                 self._count(channel, order, answer)
                 return False
             if answer.code == RefusalCode.CUMULATIVE_TOO_LOW:
                 channel.too_low(order.digest)
                 self._correct(channel, answer, watermark)
-                self._recovering.append(_Recovery(of, order.growth, None))
+                growth = sent.growth - self._spending.forgive(channel, order, time.time())
+                self._recovering.append(_Recovery(of, growth, None))
                 return True
             if answer.code == RefusalCode.NONCE_REPLAYED:
                 # Another copy of these bytes was accepted: they stay counted until their deadline.
@@ -174,7 +183,7 @@ class Wallet:
             bound = _request_hash(answer)
             if answer.code != RefusalCode.REQUEST_MISMATCH or bound in (None, order.intent.request_hash):
                 return False
-            self._recovering.append(_Recovery(of, order.growth, bound))
+            self._recovering.append(_Recovery(of, sent.growth, bound))
             return True
 
     def save(self) -> None:
