@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from solders.pubkey import Pubkey
 
 from machpay.protocol.changes import NetworkRules
 from machpay.protocol.snapshots import Limits
+from machpay_gateway.solvency.looking_up import LookUps
 from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, Payer
 from tests.gateway.network_standin import Account, NetworkStandIn
@@ -138,7 +140,7 @@ async def test_a_lease_serves_until_its_end_while_the_relayer_is_away(
     gateway = await start_gateway(solvency="lease_skew_s = 1.0\nlookup_timeout_ms = 100")
     known, new = gateway.payer(), gateway.payer()
     account(net, known, lease_valid_s=3.0)
-    assert await code(gateway, known) == "served"
+    await until(gateway, known, "served")
     net.down = True
     assert await code(gateway, known) == "served"
     assert await code(gateway, new) == "solvency_unknown"
@@ -148,13 +150,72 @@ async def test_a_lease_serves_until_its_end_while_the_relayer_is_away(
     await until(gateway, known, "served")
 
 
+async def test_a_lease_that_is_over_when_it_is_granted_serves_nothing(
+    start_gateway: START, net: NetworkStandIn, upstream: Upstream
+) -> None:
+    gateway = await start_gateway(solvency="lease_skew_s = 2.0")
+    payer = gateway.payer()
+    account(net, payer, lease_valid_s=1.0)
+    assert await code(gateway, payer) == "solvency_unknown"
+    assert (upstream.seen, await gateway.committed(payer)) == ([], 0)
+
+
+async def test_strangers_do_not_keep_a_clients_lease_from_being_renewed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("machpay_gateway.solvency.looking_up.MAX_WAITING", 2)
+    look_ups: LookUps[str] = LookUps(timeout_s=60)
+    relayer = asyncio.Event()
+
+    async def fetch() -> str:
+        await relayer.wait()
+        return "answered"
+
+    strangers = [look_ups.start(Pubkey.new_unique(), fetch, is_stranger=True) for _ in range(3)]
+    assert strangers[2] is None
+    renewal = look_ups.start(Pubkey.new_unique(), fetch, is_stranger=False)
+    assert renewal is not None
+    relayer.set()
+    assert await renewal == "answered"
+    await look_ups.close()
+
+
+@pytest.mark.parametrize("mode", ["lease", "optimistic"])
+async def test_a_change_that_cannot_be_read_does_not_end_the_following(
+    start_gateway: START, net: NetworkStandIn, mode: str
+) -> None:
+    gateway = await start_gateway(solvency=f'mode = "{mode}"')
+    payer = gateway.payer()
+    account(net, payer)
+    await until(gateway, payer, "served")
+    net.accounts["nobody's key"] = Account()
+    net.announce("nobody's key")
+
+    async def component() -> Any:
+        return (await gateway.get("/health")).json()["components"]["changes"]
+
+    async def is_told() -> bool:
+        return "agent" in (await component()).get("detail", "")
+
+    await eventually(is_told, "the component's failure")
+    net.changes.pop()
+    net.accounts[payer.key.pubkey].status = "SUSPENDED"
+    net.announce(payer.key.pubkey)
+    await until(gateway, payer, "agent_suspended")
+
+    async def is_well() -> bool:
+        return await component() == {"status": "ok"}
+
+    await eventually(is_well, "the stream to be read again")
+
+
 async def test_the_loss_with_the_relayer_gone_is_bounded_by_the_lease(
     start_gateway: START, net: NetworkStandIn
 ) -> None:
     gateway = await start_gateway(solvency="lookup_timeout_ms = 100")
     payer = gateway.payer()
     account(net, payer, bond=100 * PRICE, lease_max=7 * PRICE)
-    assert await code(gateway, payer) == "served"
+    await until(gateway, payer, "served")
     net.down = True
     results = [await code(gateway, payer) for _ in range(12)]
     # Whether the bond has more to lease cannot be known now, so it is no refusal.

@@ -17,6 +17,7 @@ import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.protocol.changes import Change, NetworkRules
+from machpay.protocol.encoding import parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.leases import LeaseRequest, ReleaseRequest
 from machpay.protocol.screening import Attempt
@@ -159,7 +160,7 @@ class LeaseSolvency:
         proof = held.proof
         # Not again before this one is answered or has failed.
         held.renew_at, held.renew_above = now + RETRY_S, held.up_to + 1
-        self._look_ups.start(proof.agent, lambda: self._obtain(proof))
+        self._look_ups.start(proof.agent, lambda: self._obtain(proof), is_stranger=False)
 
     async def look_up(self, attempt: Attempt) -> Credit | None:
         refusal = self._refusals.get(attempt.agent)
@@ -178,7 +179,7 @@ class LeaseSolvency:
     def apply(self, changes: list[Change], rules: NetworkRules, *, reset: bool) -> None:
         self._halted = rules.halted
         for change in changes:
-            agent = Pubkey.from_string(change.agent)
+            agent = parse_pubkey(change.agent, "agent")
             if self._look_ups.is_running(agent):
                 self._overtaken.add(agent)
             # The next payment asks, and hears how things are.
@@ -341,7 +342,8 @@ class LeaseSolvency:
             proof=attempt,
             used_at=now,
         )
-        return credit
+        # An answer that took as long as the lease lasts came too late to be used.
+        return self.credit(agent)
 
     def _refused(self, attempt: Attempt, leased: Leased, now: float) -> Credit | None:
         """A running lease is left as it is, unless it was revoked. The refusal is remembered for a moment."""

@@ -11,8 +11,8 @@ T = TypeVar("T")
 MAX_LOOK_UPS: Final = 32
 """Look-ups at the same time; more wait their turn within their own time limit."""
 MAX_WAITING: Final = 256
-"""Agents being looked up or waiting for it; for more the answer is "unknown" at once, so that strangers with
-fresh keys cannot pile up work."""
+"""Agents being looked up or waiting for it; for more strangers the answer is "unknown" at once, so that fresh keys
+cannot pile up work."""
 
 
 class LookUps(Generic[T]):
@@ -23,11 +23,13 @@ class LookUps(Generic[T]):
         self._running: dict[Pubkey, asyncio.Task[T | None]] = {}
         self._slots = asyncio.Semaphore(MAX_LOOK_UPS)
 
-    def start(self, agent: Pubkey, fetch: Callable[[], Awaitable[T | None]]) -> asyncio.Task[T | None] | None:
-        """The question about `agent` that runs, or a new one; None if there are too many."""
+    def start(
+        self, agent: Pubkey, fetch: Callable[[], Awaitable[T | None]], *, is_stranger: bool
+    ) -> asyncio.Task[T | None] | None:
+        """The question about `agent` that runs, or a new one; None if there are too many for one more stranger."""
         task = self._running.get(agent)
         if task is None:
-            if len(self._running) >= MAX_WAITING:
+            if is_stranger and len(self._running) >= MAX_WAITING:
                 return None
             task = asyncio.create_task(self._run(fetch))
             self._running[agent] = task
@@ -36,7 +38,7 @@ class LookUps(Generic[T]):
 
     async def ask(self, agent: Pubkey, fetch: Callable[[], Awaitable[T | None]]) -> T | None:
         """The answer, or None if there is none in time; the question itself goes on."""
-        task = self.start(agent, fetch)
+        task = self.start(agent, fetch, is_stranger=True)
         if task is None:
             return None
         try:

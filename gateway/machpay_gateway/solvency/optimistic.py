@@ -15,7 +15,7 @@ from typing import Final
 from solders.pubkey import Pubkey
 
 from machpay.protocol.changes import Change, NetworkRules
-from machpay.protocol.encoding import parse_u64
+from machpay.protocol.encoding import parse_pubkey, parse_u64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.screening import Attempt
 from machpay_gateway.decide import Credit
@@ -71,7 +71,7 @@ class OptimisticSolvency:
     def apply(self, changes: list[Change], rules: NetworkRules, *, reset: bool) -> None:
         self._halted = rules.halted
         for change in changes:
-            agent = Pubkey.from_string(change.agent)
+            agent = parse_pubkey(change.agent, "agent")
             credit = self._credits.get(agent)
             if credit is not None:
                 self._credits[agent] = changed(credit, change)
