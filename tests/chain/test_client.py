@@ -9,10 +9,12 @@ import pytest
 from solders.compute_budget import set_compute_unit_price
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from solders.system_program import CreateAccountParams, create_account
 from solders.transaction import VersionedTransaction
 
 from machpay.chain import instructions as build
 from machpay.chain import tokens
+from machpay.chain.accounts import GLOBAL_BOND_LENGTH
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import (
     ConfirmationTimeout,
@@ -183,6 +185,26 @@ async def test_a_snapshot_leaves_out_what_belongs_to_another_mint(
     chain.network = other
     snapshot = await chain.program_accounts()
     assert (snapshot.bond, snapshot.agents, snapshot.channels, snapshot.vendors) == (None, {}, {}, {})
+
+
+@pytest.mark.parametrize("length", [0, 5, GLOBAL_BOND_LENGTH, 165])
+async def test_what_strangers_create_under_the_program_is_passed_over(
+    chain: ChainClient, cluster: Cluster, length: int
+) -> None:
+    """Anybody may give the program an account, all zeros. It must not blind those who list the program's."""
+    assert chain.network is not None
+    junk = Keypair()
+    params = CreateAccountParams(
+        from_pubkey=cluster.admin.pubkey(),
+        to_pubkey=junk.pubkey(),
+        lamports=await chain.rent(length),
+        space=length,
+        owner=chain.network.program_id,
+    )
+    await chain.send_and_confirm([create_account(params)], cluster.admin, [junk], "finalized")
+    snapshot = await chain.program_accounts()
+    assert snapshot.bond == await chain.bond("finalized")
+    assert await chain.mints_of(chain.network.program_id) == [chain.network.mint]
 
 
 async def test_finalised_reads_lag_behind_confirmed_ones(chain: ChainClient) -> None:

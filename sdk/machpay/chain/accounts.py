@@ -253,6 +253,12 @@ _KINDS: Final[dict[bytes, type[Account]]] = {
 }
 
 
+def is_unwritten(data: bytes) -> bool:
+    """The program never wrote this account: anybody may create one that it owns, but only of zeros. Who lists the
+    program's accounts passes over it."""
+    return not any(data)
+
+
 def decode_account(data: bytes) -> Account:
     """Decode whichever account kind `data` holds. Raises `DecodeError` for anything that is not the program's."""
     kind = _KINDS.get(bytes(data[:8]))

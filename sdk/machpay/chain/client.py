@@ -43,6 +43,7 @@ from machpay.chain.accounts import (
     GlobalBond,
     VendorAccount,
     decode_account,
+    is_unwritten,
 )
 from machpay.chain.errors import (
     ConfirmationTimeout,
@@ -247,7 +248,8 @@ class ChainClient:
         call = self._rpc.get_program_accounts(
             program_id, RpcCommitment(commitment), encoding="base64", filters=[GLOBAL_BOND_LENGTH]
         )
-        accounts = [decode_account(bytes(each.account.data)) for each in (await _answer(call)).value]
+        found = [bytes(each.account.data) for each in (await _answer(call)).value]
+        accounts = [decode_account(data) for data in found if not is_unwritten(data)]
         return sorted((each.mint for each in accounts if isinstance(each, GlobalBond)), key=bytes)
 
     async def agent(self, agent: Pubkey, commitment: Commitment = "confirmed") -> AgentAccount | None:
@@ -270,7 +272,7 @@ class ChainClient:
     async def program_accounts(self, commitment: Commitment = "finalized") -> Snapshot:
         """Everything of this network in one call, so that all of it is from one slot.
 
-        Accounts of the program that belong to another mint are left out. Raises `DecodeError` for an account of a
+        Accounts of the program that belong to another mint are left out, and those it never wrote. Raises `DecodeError` for an account of a
         later layout: a mirror that skips what it cannot read would be wrong in silence.
         """
         network = self._network
@@ -498,6 +500,8 @@ def _snapshot(network: Network, slot: int, found: Iterable[tuple[Pubkey, bytes]]
     snapshot = Snapshot(slot)
     bond = None
     for address, data in found:
+        if is_unwritten(data):
+            continue
         account = decode_account(data)
         match account:
             case GlobalBond(mint=network.mint):
