@@ -272,8 +272,9 @@ class ChainClient:
     async def program_accounts(self, commitment: Commitment = "finalized") -> Snapshot:
         """Everything of this network in one call, so that all of it is from one slot.
 
-        Accounts of the program that belong to another mint are left out, and those it never wrote. Raises `DecodeError` for an account of a
-        later layout: a mirror that skips what it cannot read would be wrong in silence.
+        Accounts of the program that belong to another mint are left out, and those it never wrote. Raises
+        `DecodeError` for an account of a later layout: a mirror that skips what it cannot read would be wrong in
+        silence.
         """
         network = self._network
         config = RpcAccountInfoConfig(encoding=UiAccountEncoding.Base64, commitment=_LEVELS[commitment])
