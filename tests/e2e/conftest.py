@@ -178,6 +178,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The network, at rest: every agent's bond is in the ledger."""
     folder: Path = tmp_path_factory.mktemp("network")
     environ = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    # A relayer that is killed may take long to be back where machines are busy, and gateways serve that long only.
+    environ["LEASE_LIFE_S"] = "300"
     options = Options(
         data_dir=folder,
         services_profile="test",

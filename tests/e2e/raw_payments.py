@@ -16,6 +16,8 @@ from machpay.protocol.nonces import new_nonce
 from machpay.protocol.requests import request_hash
 from tests.support.http import LOCAL
 
+DEADLINE_S = 30
+
 
 @dataclass
 class RawBuyer:
@@ -45,7 +47,7 @@ class RawBuyer:
             "cumulative": self.total + price,
             "nonce": new_nonce(),
             "amount": price,
-            "deadline": int(time.time()) + 30,
+            "deadline": int(time.time()) + DEADLINE_S,
             "request_hash": request_hash("GET", path),
         }
         return PaymentIntent(**{**fields, **changes})
@@ -67,7 +69,13 @@ class RawBuyer:
         return x402.encode_header(payload)
 
     def send(self, path: str, header: str) -> httpx.Response:
-        return self.http.get(self.url + path, headers={x402.SIGNATURE_HEADER: header})
+        """The answer to these bytes. A gateway that cannot say yet is asked again, as long as the deadline allows."""
+        until = time.monotonic() + DEADLINE_S - 5
+        while True:
+            answer = self.http.get(self.url + path, headers={x402.SIGNATURE_HEADER: header})
+            if answer.status_code != 503 or time.monotonic() > until:
+                return answer
+            time.sleep(float(answer.headers["retry-after"]))
 
     def pay(self, path: str, **changes: Any) -> httpx.Response:
         """Send one payment for `path`, with the intent's fields changed as said."""

@@ -26,6 +26,7 @@ from machpay.protocol.keys import SigningKey
 from machpay_gateway.setup.files import to_toml
 from machpay_gateway.setup.networks import Wanted, find_network
 from tests.e2e.conftest import Running, wait_until
+from tests.support.http import LOCAL
 
 # A dozen commands are started one after the other, each a process of its own.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -149,8 +150,8 @@ def test_the_vendor_example_is_set_up_paid_and_seen_as_its_readme_says(
     assert json.loads(paid.stdout) == {"number": 100, "prime": 541}
     charges = asyncio.run(calls(running, url))
     assert charges == [1_000, 0, 2_500]
-    assert httpx.get(f"{url}/status", trust_env=False).json() == {"status": "ok"}
-    offered = httpx.get(f"{url}/machpay.json", trust_env=False).json()["endpoints"]
+    assert httpx.get(f"{url}/status", **LOCAL).json() == {"status": "ok"}
+    offered = httpx.get(f"{url}/machpay.json", **LOCAL).json()["endpoints"]
     assert [(each["path"], each["price_atomic"]) for each in offered] == [
         ("/status", 0),
         ("/primes/*", 1_000),

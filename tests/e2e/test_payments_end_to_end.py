@@ -15,6 +15,7 @@ from machpay.protocol.keys import SigningKey
 from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.signed_requests import sign_request
 from tests.e2e.conftest import Running, finish, wait_until
+from tests.support.http import LOCAL
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -28,7 +29,7 @@ def liability(running: Running, agent: str, gateway_index: int) -> dict:
     key = running.network.keys.get(name)
     target = f"/liability/{agent}?exclude_gateway={offer}"
     response = httpx.get(
-        running.network.url("relayer") + target, headers=sign_request(key, "GET", target), trust_env=False
+        running.network.url("relayer") + target, headers=sign_request(key, "GET", target), **LOCAL
     )
     assert response.status_code == 200, response.text
     return response.json()
@@ -119,8 +120,8 @@ def test_the_relayer_tells_each_gateway_what_the_agent_owes_elsewhere(running: R
 def test_a_stranger_may_not_read_an_agents_liability(running: Running) -> None:
     target = f"/liability/{running.demo['agents'][0]['agent']}"
     url = running.network.url("relayer") + target
-    assert httpx.get(url, trust_env=False).status_code in (400, 401)
-    stranger = httpx.get(url, headers=sign_request(SigningKey.generate(), "GET", target), trust_env=False)
+    assert httpx.get(url, **LOCAL).status_code in (400, 401)
+    stranger = httpx.get(url, headers=sign_request(SigningKey.generate(), "GET", target), **LOCAL)
     assert stranger.status_code == 403
 
 
@@ -184,7 +185,7 @@ async def test_a_new_agent_deposits_reads_its_bond_and_pays(running: Running, tm
 def test_every_payment_can_be_proven_against_the_chain(running: Running) -> None:
     payments = finish(running.start_payer("--agent", "2", "--calls", "6", "--in-flight", "3"))["payments"]
     assert len(payments) == 6
-    with httpx.Client(base_url=running.demo["api_url"], trust_env=False) as api:
+    with httpx.Client(base_url=running.demo["api_url"], **LOCAL) as api:
         for payment in payments:
             path = f"/v1/payments/{payment['digest']}/proof"
             wait_until(lambda at=path: api.get(at).status_code == 200, "the payment's batch is final")

@@ -14,6 +14,7 @@ from machpay.protocol.nonces import new_nonce
 from machpay.protocol.requests import request_hash
 from tests.e2e.conftest import Running, wait_until
 from tests.e2e.raw_payments import RawBuyer, altered_nonce, refusal
+from tests.support.http import LOCAL
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
@@ -184,9 +185,7 @@ def test_of_sixteen_simultaneous_intents_with_one_cumulative_one_is_served(
     with ThreadPoolExecutor(16) as pool:
         responses = list(
             pool.map(
-                lambda header: httpx.get(
-                    buyer.url + path, headers={x402.SIGNATURE_HEADER: header}, trust_env=False, timeout=60
-                ),
+                lambda header: httpx.get(buyer.url + path, headers={x402.SIGNATURE_HEADER: header}, **LOCAL),
                 headers,
             )
         )

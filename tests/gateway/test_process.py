@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -186,19 +187,18 @@ async def test_calls_repeated_under_their_identifiers_through_kills_are_charged_
     async def call(payer: Payer, number: int) -> None:
         """One call under one identifier, repeated with fresh payments until it is answered."""
         target = f"/paid?call={payer.key.pubkey}-{number}"
-        for _ in range(100):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
             headers = payer.headers(payer.intent(target), identifier=f"call-{number:016d}")
-            try:
+            with contextlib.suppress(aiohttp.ClientError):
                 async with process.http.get(process.url + target, headers=headers) as answer:
                     await answer.read()
                     status = answer.status
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.1)
-                continue
-            if status in (200, 409):
-                answered[request_hash("GET", target).hex()] = status
-                return
-            assert status == 503, status
+                if status in (200, 409):
+                    answered[request_hash("GET", target).hex()] = status
+                    return
+                assert status == 503, status
+            await asyncio.sleep(0.1)
         pytest.fail("never answered")
 
     async def calls(payer: Payer) -> None:
@@ -264,10 +264,15 @@ async def test_a_log_in_use_is_named(process: Process, tmp_path: Path) -> None:
 
 
 async def test_check_reports_every_part(process: Process, tmp_path: Path, upstream: Upstream) -> None:
-    result = await asyncio.to_thread(run, tmp_path, "check")
-    assert result.returncode == 1
-    lines = {line[5:].split(":")[0]: line[:4] for line in result.stdout.splitlines()}
     well = ("configuration", "key_file", "data_dir", "log", "upstream", "relayer", "receiver", "clock")
-    assert {what: lines[what] for what in well} == dict.fromkeys(well, "ok  ")
     # Nothing answers at the RPC address.
-    assert lines["chain"] == "FAIL"
+    expected = {**dict.fromkeys(well, "ok  "), "chain": "FAIL"}
+
+    async def reported() -> bool:
+        result = await asyncio.to_thread(run, tmp_path, "check")
+        assert result.returncode == 1
+        lines = {line[5:].split(":")[0]: line[:4] for line in result.stdout.splitlines()}
+        return {what: lines.get(what) for what in expected} == expected
+
+    # What a busy machine keeps from answering within 5 s is no part that is well.
+    await eventually(reported, "every part is found as it is")

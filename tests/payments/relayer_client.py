@@ -1,6 +1,7 @@
 """A client of the relayer that signs as anybody, and the process it talks to."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ def running_relayer(chain: LocalChain, log_dir: Path, **environment: str) -> Ite
 
 
 class RelayerClient:
-    """Requests signed by `key`. Use as a context manager."""
+    """Requests signed by `key`; what a busy chain did not answer in time is asked again, as the answer says. Use as a
+    context manager."""
 
-    def __init__(self, url: str, key: SigningKey) -> None:
+    def __init__(self, url: str, key: SigningKey, *, patience_s: float = 60.0) -> None:
         self.key = key
+        self._patience_s = patience_s
         self.http = httpx.Client(base_url=url, **LOCAL)
 
     def __enter__(self) -> "RelayerClient":
@@ -47,12 +50,19 @@ class RelayerClient:
 
     def post(self, target: str, body: object) -> httpx.Response:
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        return self.http.post(
-            target, content=content, headers=sign_request(self.key, "POST", target, content)
-        )
+        return self._answer("POST", target, content)
 
     def get(self, target: str) -> httpx.Response:
-        return self.http.get(target, headers=sign_request(self.key, "GET", target))
+        return self._answer("GET", target)
+
+    def _answer(self, method: str, target: str, content: bytes = b"") -> httpx.Response:
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            headers = sign_request(self.key, method, target, content)
+            answer = self.http.request(method, target, content=content, headers=headers)
+            if "chain_unavailable" not in answer.text or time.monotonic() > deadline:
+                return answer
+            time.sleep(float(answer.headers["retry-after"]))
 
     def deliver(self, *payments: ResolvedPayment, vouchers: Sequence[Voucher] = ()) -> dict[str, Any]:
         """The answer of `POST /settlements`, which must be 200."""

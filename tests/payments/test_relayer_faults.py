@@ -44,7 +44,9 @@ def test_kill_minus_9_while_batches_arrive_loses_and_doubles_nothing(transaction
                     answer = client.deliver(*waiting[0])
                     assert answer["rejected"] == 0
                     acknowledged |= {result["digest"] for result in answer["results"]}
-                    waiting.pop(0)
+                    # The last batch arrives again and again until the last kill.
+                    if kills == 3 or len(waiting) > 1:
+                        waiting.pop(0)
                     time.sleep(0.02 if kills < 3 else 0)
             except httpx.TransportError:
                 kills += 1
@@ -73,7 +75,7 @@ def test_without_the_chain_payments_are_taken_and_unknown_agents_wait(
 
     with (
         running_relayer(local_chain, tmp_path, SOLANA_RPC_URL=nowhere) as server,
-        RelayerClient(server.url, key) as client,
+        RelayerClient(server.url, key, patience_s=0) as client,
     ):
         assert client.deliver(payer.pay(10))["accepted"] == 1
         unknown = client.get(f"/liability/{SigningKey.generate().pubkey}")

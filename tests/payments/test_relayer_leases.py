@@ -254,7 +254,7 @@ def test_a_crashed_gateways_lease_blocks_the_bond_until_its_grace_is_over(relaye
     ):
         held = ask(dead, crashed.pay(2 * USDC), 2 * USDC)
         assert ask(alive, other.pay(2 * USDC), 2 * USDC)["refused"] == "insufficient_bond"
-        move(held, ended_s=29, frees_s=1)
+        move(held, ended_s=29, frees_s=3_600)
         assert ask(alive, other.pay(2 * USDC), 2 * USDC)["refused"] == "insufficient_bond"
         move(held, ended_s=31, frees_s=-1)
         assert int(ask(alive, other.pay(2 * USDC), 2 * USDC)["amount"]) == 2 * USDC

@@ -87,10 +87,11 @@ async def test_a_slow_upstream_is_unresolved_until_it_answers(warm, relay, upstr
     assert other.payment.served_total == 2 * PRICE
     assert channel.unresolved == PRICE
     upstream.release.set()
-    for _ in range(200):
-        if (await warm.look_up(relay.url, digest)).status == "served":
-            break
-        await asyncio.sleep(0.01)
+
+    async def served() -> bool:
+        return (await warm.look_up(relay.url, digest)).status == "served"
+
+    await eventually(served, "it is served")
     assert channel.unresolved == 0
     assert (await warm.pay_and_call(relay.url + "/paid")).payment.served_total == 4 * PRICE
 
@@ -166,6 +167,18 @@ async def test_a_payment_of_which_nobody_can_tell_is_not_called_free(client, scr
     with pytest.raises(UnresolvedPaymentError) as raised:
         await client.pay_and_call(server.url + "/x")
     assert raised.value.digest == server.paid[0].intent.digest
+    assert client._book.channel(GATEWAY.public).unresolved == PRICE
+
+
+async def test_an_answer_of_success_of_which_nobody_can_tell_is_not_called_free(
+    client, scripted_behind_a_proxy
+):
+    """Something between drops the gateway's word and answers the look-up itself."""
+    server = scripted_behind_a_proxy
+    server.bare = lambda arrived: web.Response(text="data")
+    with pytest.raises(ReceiptError) as raised:
+        await client.pay_and_call(server.url + "/x")
+    assert (raised.value.response.text, raised.value.digest) == ("data", server.paid[0].intent.digest)
     assert client._book.channel(GATEWAY.public).unresolved == PRICE
 
 

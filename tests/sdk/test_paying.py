@@ -175,7 +175,7 @@ async def test_an_agent_without_enough_bond_is_told_so(client, key, gateway, net
 
 
 async def eventually_paid(client: MachPayClient, gateway: RunningGateway) -> None:
-    for _ in range(100):
+    for _ in range(600):
         try:
             assert (await client.pay_and_call(gateway.url + "/paid")).payment is not None
         except InsufficientBondError:

@@ -12,6 +12,7 @@ from apps.telemetry.receiver.parse import EVENTS_MAX
 from apps.telemetry.receiver.route import DATA_BYTES_MAX
 from machpay.protocol.events import EVENT_CONTENT_TYPE
 from machpay.protocol.keys import SigningKey
+from tests.support.http import LOCAL
 from tests.support.servers import Server
 from tests.telemetry.conftest import Rows
 from tests.telemetry.senders import Sender, ago
@@ -336,14 +337,14 @@ def test_rows_land_in_the_partition_of_the_events_day(gateway: Sender, rows: Row
 
 
 def test_other_paths_and_methods(receiver: Server) -> None:
-    with httpx.Client(base_url=receiver.url, trust_env=False) as client:
+    with httpx.Client(base_url=receiver.url, **LOCAL) as client:
         assert client.get("/v1/ingest").status_code == 405
         assert client.post("/v1/other").status_code == 404
         assert "machpay_receiver_events_total" in client.get("/metrics").text
 
 
 def test_health_names_every_component(receiver: Server) -> None:
-    body = httpx.get(f"{receiver.url}/health", trust_env=False).json()
+    body = httpx.get(f"{receiver.url}/health", **LOCAL).json()
     assert (body["status"], body["service"]) == ("ok", "receiver")
     assert {name: part["status"] for name, part in body["components"].items()} == {
         "database": "ok",

@@ -17,6 +17,7 @@ from machpay.protocol.events import BATCH_CONTENT_TYPE
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
 from tests.support.cable import Cable
+from tests.support.http import LOCAL
 from tests.support.servers import Server, uvicorn
 from tests.telemetry.conftest import RECEIVER, Rows
 from tests.telemetry.senders import TARGET, Sender
@@ -38,7 +39,7 @@ def events(sender: Sender, count: int) -> list[dict[str, Any]]:
 
 
 def health(server: Server) -> tuple[int, dict[str, str]]:
-    response = httpx.get(f"{server.url}/health", trust_env=False)
+    response = httpx.get(f"{server.url}/health", **LOCAL)
     parts = {name: part["status"] for name, part in response.json()["components"].items()}
     return response.status_code, {"all": response.json()["status"], **parts}
 
@@ -124,7 +125,8 @@ def test_a_redis_that_hangs_holds_up_one_request_at_most(
         gateway = Sender(server.url)
         assert gateway.send(*events(gateway, 1)).status_code == 202
         cable.stall()
-        with httpx.Client(trust_env=False, timeout=2) as impatient:
+        # Less than Redis clients wait for an answer.
+        with httpx.Client(trust_env=False, timeout=4) as impatient:
             for _ in range(20):
                 body = json.dumps(events(gateway, 1)).encode()
                 headers = {
