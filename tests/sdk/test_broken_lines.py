@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from machpay.client.errors import GatewayUnreachableError, ResponseLostError, UnresolvedPaymentError
+from machpay.client.errors import (
+    GatewayUnreachableError,
+    ReceiptError,
+    ResponseLostError,
+    UnresolvedPaymentError,
+)
 from machpay.protocol.identifiers import DECLARATION, EXTENSION
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
