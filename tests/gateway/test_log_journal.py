@@ -26,16 +26,16 @@ class FaultyDisk:
         self.syncs = 0
         self.write_error: int | None = None
         self.sync_error: int | None = None
-        self._write, self._sync = os.write, os.fdatasync
-        monkeypatch.setattr("machpay_gateway.log.segments.os.write", self.write)
-        monkeypatch.setattr("machpay_gateway.log.segments.os.fdatasync", self.fdatasync)
+        self._write, self._sync = os.pwrite, os.fdatasync
+        monkeypatch.setattr("machpay_gateway.log.tail.os.pwrite", self.write)
+        monkeypatch.setattr("machpay_gateway.log.tail.os.fdatasync", self.fdatasync)
 
-    def write(self, descriptor: int, data: Any) -> int:
+    def write(self, descriptor: int, data: Any, at: int) -> int:
         if self.write_error is not None:
             # A full disk takes a part before it refuses.
-            self._write(descriptor, bytes(data)[: len(data) // 2])
+            self._write(descriptor, bytes(data)[: len(data) // 2], at)
             raise OSError(self.write_error, os.strerror(self.write_error))
-        return self._write(descriptor, data)
+        return self._write(descriptor, data, at)
 
     def fdatasync(self, descriptor: int) -> None:
         self.syncs += 1

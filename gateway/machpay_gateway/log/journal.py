@@ -21,15 +21,8 @@ from machpay_gateway.book import Book
 from machpay_gateway.errors import LogUnavailable
 from machpay_gateway.log.join import OpenPayment
 from machpay_gateway.log.records import FILE_MAGIC, NONCES_PER_RECORD, Header, Identity, Nonces, Record, frame
-from machpay_gateway.log.segments import (
-    Segment,
-    append,
-    lock,
-    recover,
-    segment_path,
-    sync_folder,
-    write_segment,
-)
+from machpay_gateway.log.segments import Segment, lock, recover, segment_path, sync_folder, write_segment
+from machpay_gateway.log.tail import Tail
 
 LINGER_S: Final = 0.01
 """How long a record that nobody waits for may stay in memory."""
@@ -66,7 +59,7 @@ class Journal:
         """Called when records became durable."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._lock = -1
-        self._descriptor = -1
+        self._tail: Tail | None = None
         self._buffer: list[bytes] = []
         self._appended = 0
         self._durable = 0
@@ -143,11 +136,11 @@ class Journal:
         self._wake.set()
         if self._task is not None:
             await self._task
+        await self._leave()
         self._thread.shutdown()
-        for descriptor in (self._descriptor, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._descriptor = self._lock = -1
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _flush_soon(self) -> None:
         self._timer = None
@@ -185,12 +178,24 @@ class Journal:
             await asyncio.sleep(0)
 
     async def _write(self) -> None:
+        data, began = self._take(), time.perf_counter()
+        await self._in_thread(self._open_tail().append, data)
+        self._wrote(data, began)
+
+    def _take(self) -> bytes:
+        """What there is to write; from now on it has to be written, or the segment is done with."""
         data = b"".join(self._buffer)
         self._buffer.clear()
-        began = time.perf_counter()
-        await self._in_thread(append, self._descriptor, data)
+        return data
+
+    def _wrote(self, data: bytes, began: float) -> None:
         self._last_write_s = time.perf_counter() - began
         self.segments[-1].end += len(data)
+
+    def _open_tail(self) -> Tail:
+        if self._tail is None:
+            raise LogUnavailable("not started")
+        return self._tail
 
     def _writes_at_once(self) -> bool:
         """True if nobody else is served meanwhile, so that waiting for the disk here delays nobody for long."""
@@ -203,17 +208,14 @@ class Journal:
 
     def _write_at_once(self) -> None:
         """`_write` without the thread. Raises `LogUnavailable`."""
-        target, data = self._appended, b"".join(self._buffer)
-        self._buffer.clear()
-        began = time.perf_counter()
+        target, data, began = self._appended, self._take(), time.perf_counter()
         try:
-            append(self._descriptor, data)
+            self._open_tail().append(data)
         except Exception as error:
             # As in `_run`: what was taken out of the buffer may not be followed by more.
             self._fail(error)
             raise LogUnavailable(self.failure or "") from error
-        self._last_write_s = time.perf_counter() - began
-        self.segments[-1].end += len(data)
+        self._wrote(data, began)
         self._settle(target)
 
     async def _rotate(self) -> None:
@@ -223,10 +225,9 @@ class Journal:
         created_at = int(time.time())
         data, completed = self._snapshot(number, created_at)
         self._buffer.clear()
-        descriptor = await self._in_thread(write_segment, self._folder, number, data)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = descriptor
+        tail = await self._in_thread(write_segment, self._folder, number, data)
+        await self._leave()
+        self._tail = tail
         self.segments.append(
             Segment(
                 number,
@@ -240,6 +241,19 @@ class Journal:
         )
         logger.info("segment %d of the log begins", number)
         self.failure = None
+
+    async def _leave(self) -> None:
+        """Close the segment that was written so far; one that failed is left as it is, for whoever wants to look."""
+        tail, self._tail = self._tail, None
+        if tail is None:
+            return
+        if self.failure is not None:
+            tail.close()
+            return
+        try:
+            await self._in_thread(tail.finish)
+        except OSError as error:
+            logger.warning("a segment of the log keeps room that it does not need: %s", error)
 
     def _snapshot(self, number: int, created_at: int) -> tuple[bytes, int]:
         """The bytes a new segment starts with, and how many payments were complete before it."""

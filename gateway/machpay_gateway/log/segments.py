@@ -10,14 +10,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from machpay_gateway.errors import LogDamaged, LogError, LogMismatch
 from machpay_gateway.log.records import FILE_MAGIC, Header, Identity, Record, scan
-
-MAX_UNSYNCED_BYTES: Final = 1024 * 1024
-"""How much is written between two fsyncs at most. A bad record further from the end than this was durable once, so
-it is damage and not a torn write."""
+from machpay_gateway.log.tail import MAX_UNSYNCED_BYTES, Tail
 
 logger = logging.getLogger(__name__)
 
@@ -83,44 +79,36 @@ def recover(
             apply(record)
             end = after
         if end < durable:
-            if not last or durable - end > MAX_UNSYNCED_BYTES:
+            # Behind the last record of the last segment there may be room: zeros, which are no record.
+            torn = data[end:].rstrip(b"\0")
+            if not last or len(torn) > MAX_UNSYNCED_BYTES:
                 raise LogDamaged(f"{path}: the record at byte {end} does not check")
             if repair:
-                _cut(path, end, data[end:])
+                _cut(path, end, torn)
         segments.append(
             Segment(header.segment, path, end, header.completed, header.next_number, header.created_at)
         )
     return segments
 
 
-def write_segment(folder: Path, number: int, data: bytes) -> int:
-    """Make a new segment durable under its name. Returns its descriptor, open for appending.
+def write_segment(folder: Path, number: int, data: bytes) -> Tail:
+    """Make a new segment that begins with `data` durable under its name. Returns its end, open for appending.
 
     Raises `OSError`; then nothing of it remains, as far as the disk lets us.
     """
     target = segment_path(folder, number)
     draft = target.with_suffix(".tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    tail = Tail(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     try:
-        append(descriptor, data)
+        tail.append(data)
         draft.rename(target)
         sync_folder(folder)
     except OSError:
-        os.close(descriptor)
+        tail.close()
         draft.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         raise
-    return descriptor
-
-
-def append(descriptor: int, data: bytes) -> None:
-    """Write `data` and make it durable, never more than `MAX_UNSYNCED_BYTES` between two fsyncs. Raises `OSError`."""
-    view = memoryview(data)
-    while view:
-        part, view = view[:MAX_UNSYNCED_BYTES], view[MAX_UNSYNCED_BYTES:]
-        while part:
-            part = part[os.write(descriptor, part) :]
-        os.fdatasync(descriptor)
+    return tail
 
 
 def sync_folder(folder: Path) -> None:
@@ -146,10 +134,12 @@ def _header(path: Path, identity: Identity) -> Header:
     return record
 
 
-def _cut(path: Path, end: int, tail: bytes) -> None:
-    """Remove a torn tail, keeping its bytes in a file beside the segment for whoever wants to look."""
-    logger.warning("%s: cutting %d bytes of an unfinished write at byte %d", path, len(tail), end)
-    path.with_name(f"{path.stem}.torn-{end}").write_bytes(tail)
+def _cut(path: Path, end: int, torn: bytes) -> None:
+    """Let the segment end where its records do. The bytes of an unfinished write are kept in a file beside it for
+    whoever wants to look."""
+    if torn:
+        logger.warning("%s: cutting %d bytes of an unfinished write at byte %d", path, len(torn), end)
+        path.with_name(f"{path.stem}.torn-{end}").write_bytes(torn)
     with path.open("r+b") as file:
         file.truncate(end)
         os.fsync(file.fileno())
