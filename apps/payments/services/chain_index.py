@@ -223,6 +223,9 @@ def _value(value: Any, kind: str | type) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, Pubkey) or kind == "u64":
         return str(value)
+    if isinstance(value, str):
+        # Strangers choose it, and PostgreSQL's JSON has no zero character.
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return value.hex() if isinstance(value, bytes) else value
 
 
