@@ -114,7 +114,7 @@ def _from_base58(text: str) -> bytes:
 
 
 def _number(text: str) -> int:
-    """By halves: ten kilobytes, which a stranger may put into dozens of calls of one transaction, take ten times as long
+    """By halves: ten kilobytes, which a stranger may put into dozens of calls of a transaction, take ten times as long
     digit by digit."""
     if len(text) > _DIGITS_AT_ONCE:
         half = len(text) // 2
