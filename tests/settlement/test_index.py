@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from apps.ledger.models import Transfer
 from apps.payments.models import ChainEvent, ChainIndex, ChainTransaction, Channel, Settlement
 from apps.payments.services import chain_index
+from apps.settlement.services import index as index_module
 from apps.settlement.services.index import index_events
 from apps.settlement.services.sync import sync_chain
 from devnet.offers import ATLAS, LEXICON
@@ -186,6 +187,32 @@ def test_a_history_that_does_not_reach_back_is_a_gap_and_everything_is_read(
     assert chain_index.position().snapshot_slot > snapshot_slot
     assert chain_index.position().snapshot_wanted == ""
     assert recon.bond(agent) == BOND
+
+
+def test_a_history_too_long_to_be_listed_by_one_task_holds_up_no_money(
+    recon: Recon, monkeypatch, capsys
+) -> None:
+    all_read(recon)
+    agent = recon.chain.new_agent(bond_atomic=BOND)
+    for amount in (10, 20):
+        recon.chain.top_up(agent, amount)
+    recon.chain.wait_until_final()
+    monkeypatch.setattr(index_module, "OVERLAP_SLOTS", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(index_module, "_FIRST_PAGE", 1)
+        patched.setattr(index_module, "_LIST_SECONDS", 0.0)
+        recon.sync()
+
+    assert recon.bond(agent) == BOND + 30
+    deposits = ChainEvent.objects.filter(kind="Deposited", keys__contains=[agent.pubkey])
+    all_read(recon)
+    recon.sync()
+    assert [event.data["amount"] for event in deposits] == ["20"]
+    # What lies between is for the operator to bring back, who is told of the gap.
+    call_command("replay_chain", "--from-slot", "0", "--json")
+    assert json.loads(capsys.readouterr().out)["missing"] == []
+    assert [event.data["amount"] for event in deposits.order_by("slot")] == [str(BOND), "10", "20"]
+    assert recon.bond(agent) == BOND + 30
 
 
 def test_a_reading_of_before_does_not_answer_what_is_wanted_later(recon: Recon) -> None:

@@ -1,12 +1,14 @@
 """The indexer: every event of the program, from the finalised history of its event authority.
 
 The history is listed from the newest down to a little below where the index ends, so that a transaction which a server
-lists late is still met, and until it meets a transaction that is known: a history that ends before is a gap. What was
-listed and cannot be shown yet is remembered and asked for again; so is the history of before the first start. Several
-workers may do all of this at once.
+lists late is still met, and until it meets a transaction that is known: a history that ends before, or that is too long
+for one task to list, is a gap. What was listed and cannot be shown yet is remembered and asked for again; so is the
+history of before the first start. Several workers may do all of this at once.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +31,8 @@ _FIRST_PAGE: Final = 50
 _CONCURRENT_READS: Final = 8
 _STORED_TOGETHER: Final = 200
 _WAITING_PER_RUN: Final = 500
+# A task that listed for longer would be ended before it has stored anything, and the next one like it.
+_LIST_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +52,18 @@ def index_events(chain: ChainSession) -> Indexed:
     # Before the list: what the vault shows at this slot is then listed.
     vault_atomic, slot = chain.run(chain.client.token_balance_at(chain.network.vault(), "finalized"))
     floor = max(reached - OVERLAP_SLOTS, 0)
-    listed, met = chain.run(list_down_to(chain.client, floor))
-    if not met and chain_index.newest_known_slot(below=floor) is not None:
-        # The last slot that is known to be indexed no longer is in the history: something between may be lost.
-        log.error("chain_index_gap", indexed_through=reached, floor=floor)
-        chain_index.want_snapshot(f"the history does not reach back to slot {floor}", slot=slot)
-    unread = chain_index.not_read(each.signature for each in listed)
-    snapshot_slot = chain_index.position().snapshot_slot
-    fresh = [each for each in listed if each.signature in unread and each.slot > snapshot_slot]
-    # What a whole snapshot has taken over is history: it is read bit by bit and holds nothing up.
+    history = chain.run(list_down_to(chain.client, floor, seconds=_LIST_SECONDS))
+    if history.is_cut or (not history.met and chain_index.newest_known_slot(below=floor) is not None):
+        # The last slot that is known to be indexed was not met: something between may be lost.
+        down_to = history.seen[-1].slot if history.seen else slot
+        log.error("chain_index_gap", indexed_through=reached, listed_down_to=down_to, is_cut=history.is_cut)
+        chain_index.want_snapshot(f"the history was not listed down to slot {floor}", slot=slot)
+    unread = chain_index.not_read(each.signature for each in history.seen)
+    # What a whole snapshot has taken over, or is about to, is history: it is read bit by bit and holds nothing up.
+    past = slot if history.is_cut else chain_index.position().snapshot_slot
+    fresh = [each for each in history.seen if each.signature in unread and each.slot > past]
     chain_index.store_listed(
-        [each for each in listed if each.signature in unread and each.slot <= snapshot_slot]
+        [each for each in history.seen if each.signature in unread and each.slot <= past]
     )
     wanted = {each.signature: each for each in (*chain_index.waiting(limit=_WAITING_PER_RUN), *fresh)}
     read, events = read_and_store(chain, sorted(wanted.values(), key=lambda each: each.slot))
@@ -88,21 +93,32 @@ def read_and_store(chain: ChainSession, wanted: Sequence[SignatureSeen]) -> tupl
     return shown, new
 
 
-async def list_down_to(client: ChainClient, floor: int) -> tuple[list[SignatureSeen], bool]:
-    """The event authority's successful transactions above slot `floor`, the newest first, and whether the history
-    reached a transaction at or below it."""
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Successful transactions above a slot, the newest first. `met` says that the history reached one at or below it;
+    `is_cut` that there was no time to list all of them."""
+
+    seen: list[SignatureSeen]
+    met: bool = False
+    is_cut: bool = False
+
+
+async def list_down_to(client: ChainClient, floor: int, *, seconds: float = math.inf) -> Listed:
+    """The event authority's history above slot `floor`, as much of it as is listed within about `seconds`."""
     network = client.network
     if network is None:
         raise ValueError("this client was made without a network")
-    listed: list[SignatureSeen] = []
-    before, limit = None, _FIRST_PAGE
+    seen: list[SignatureSeen] = []
+    before, limit, ends = None, _FIRST_PAGE, time.monotonic() + seconds
     while True:
         page = await client.signatures_of(network.event_authority(), before=before, limit=limit)
-        listed += [each for each in page if each.slot > floor and not each.failed]
+        seen += [each for each in page if each.slot > floor and not each.failed]
         if page and page[-1].slot <= floor:
-            return listed, True
+            return Listed(seen, met=True)
         if len(page) < limit:
-            return listed, False
+            return Listed(seen)
+        if time.monotonic() >= ends:
+            return Listed(seen, is_cut=True)
         before, limit = page[-1].signature, SIGNATURES_PER_CALL_MAX
 
 

@@ -43,8 +43,7 @@ def replay(chain: ChainSession, *, from_slot: int) -> Replayed:
     Raises `RpcUnavailable`; what was stored by then stays.
     """
     result = Replayed(from_slot)
-    listed, _ = chain.run(list_down_to(chain.client, from_slot - 1))
-    listed.reverse()
+    listed = chain.run(list_down_to(chain.client, from_slot - 1)).seen[::-1]
     result.listed = len(listed)
     for start in range(0, len(listed), _READ_TOGETHER):
         part = listed[start : start + _READ_TOGETHER]
