@@ -93,6 +93,11 @@ class Settlement(models.Model):
                 name="payments_settlement_unapplied",
                 condition=Q(state="FINALIZED", paid_atomic__isnull=True),
             ),
+            models.Index(
+                fields=["vendor", "ended_at"],
+                name="payments_settlement_unpaid",
+                condition=Q(state="FAILED", kind="DISTRIBUTE"),
+            ),
         )
 
     def __str__(self) -> str:
