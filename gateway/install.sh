@@ -406,8 +406,12 @@ do_uninstall() {
         for file in gateway.toml gateway.toml.bak gateway-key.json environment; do
             rm -f "$config_dir/$file"
         done
-        rm -rf "$data_dir/log" "$data_dir/spill"
-        rm -f "$data_dir/dead-letters.jsonl" "$data_dir/endpoint.json"
+        # Each process of several has a folder of its own.
+        for folder in "$data_dir" "$data_dir"/worker-[0-9]*; do
+            rm -rf "$folder/log" "$folder/spill"
+            rm -f "$folder/dead-letters.jsonl" "$folder/endpoint.json" "$folder/worker.json"
+            [ "$folder" = "$data_dir" ] || rmdir "$folder" 2>/dev/null || true
+        done
         rmdir "$config_dir" "$data_dir" 2>/dev/null || true
         say "removed configuration, key and payment log"
     fi

@@ -91,8 +91,14 @@ def _key_file(path: Path) -> Finding:
 
 
 def _data_dir(folder: Path) -> list[Finding]:
+    if not folder.exists():
+        # Left to `run`: made here, it would belong to whoever looks, which may be root before a service's first start.
+        above = next(each for each in folder.parents if each.exists())
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            return [Finding("data_dir", "fail", f"{folder} cannot be made in {above}")]
+        made = Finding("data_dir", "ok", f"{folder} is not there yet: the first run makes it")
+        return [made, *_log(folder / "log")]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".check-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
@@ -118,7 +124,7 @@ def _log(folder: Path) -> list[Finding]:
 
 async def _upstream(session: aiohttp.ClientSession, settings: Settings) -> Finding:
     """Whether something speaks HTTP there; what it answers to `/` says nothing about its routes."""
-    url = settings.upstream.url + "/"
+    url = settings.upstream.url.rstrip("/") + "/"
     try:
         async with session.get(url, allow_redirects=False) as answer:
             return Finding("upstream", "ok", f"{url} answers {answer.status}")

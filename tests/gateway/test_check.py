@@ -122,7 +122,10 @@ async def test_a_key_that_others_may_read_is_a_warning(look: Look, tmp_path: Pat
 
 
 async def test_a_running_gateways_log_is_seen_as_in_use(look: Look, tmp_path: Path) -> None:
-    assert "none yet" in (await look())["log"].detail
+    findings = await look()
+    assert "not there yet" in findings["data_dir"].detail
+    assert "none yet" in findings["log"].detail
+    assert not (tmp_path / "data").exists()
     async with running(tmp_path / "data"):
         assert "is in use" in (await look())["log"].detail
     assert "is not in use" in (await look())["log"].detail
@@ -147,3 +150,8 @@ def test_a_data_folder_that_cannot_be_written_fails(command: Command, tmp_path: 
     ran = command("check", "--local", "--config", config)
     assert ran.code == 1
     assert f"FAIL data_dir: {tmp_path / 'data'}" in ran.out
+    config.write_text(
+        configuration(tmp_path, key=KEY).replace('data_dir = "data"', 'data_dir = "data/below"')
+    )
+    ran = command("check", "--local", "--config", config)
+    assert (ran.code, "below cannot be made in" in ran.out) == (1, True)

@@ -212,6 +212,7 @@ def test_again_changes_nothing_that_matters_and_uninstall_keeps_the_money(config
     assert not (configured.root / "prefix").exists()
     assert configured.files() == before
 
+    (configured.root / "data-dir" / "worker-1" / "log").mkdir(parents=True)
     purged = run(*configured.flags, "--uninstall", "--purge", home=configured.root)
     assert purged.returncode == 0, purged.stderr
     assert not (configured.root / "config-dir").exists()

@@ -50,6 +50,15 @@ def test_reading_and_writing_take_turns(tmp_path: Path) -> None:
     assert found == lines(0, sent)
 
 
+def test_a_file_of_another_name_is_left_alone(tmp_path: Path) -> None:
+    Spill(tmp_path, 64 * 1024).append(lines(0, 2))
+    (tmp_path / "copy of 1.jsonl").write_bytes(b"{}\n")
+    again = Spill(tmp_path, 64 * 1024)
+    again.append(lines(2, 1))
+    assert drain(again) == lines(0, 3)
+    assert [path.name for path in files(tmp_path)] == ["copy of 1.jsonl"]
+
+
 def test_what_was_not_confirmed_is_there_after_a_crash(tmp_path: Path) -> None:
     spill = Spill(tmp_path / "spill", 64 * 1024)
     spill.append(lines(0, 10))

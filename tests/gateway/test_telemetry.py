@@ -303,13 +303,14 @@ def test_methods_of_one_path_are_told_together() -> None:
         ("POST /a", 200, 1),
         ("POST /a", 402, 4),
         ("unlisted", 200, 9),
+        ("GET /a b", 200, 1),
     ):
         route = period.routes.setdefault(label, RouteTraffic())
         route.statuses[status] += count
         for _ in range(count):
             route.latencies.add(1.0)
     told = {path: dict(route.statuses) for path, route in by_path(period).items()}
-    assert told == {"unlisted": {200: 9}, "/a": {200: 3, 402: 4}}
+    assert told == {"unlisted": {200: 9}, "/a": {200: 3, 402: 4}, "/a b": {200: 1}}
 
 
 def test_a_garbage_collection_is_timed() -> None:

@@ -214,6 +214,28 @@ def test_a_lost_log_gets_its_totals_back_from_an_export(command: Command, folder
     assert len(nonces) == 3
 
 
+def test_a_part_of_an_export_leaves_a_voucher_that_can_be_claimed(command: Command, folder: Path) -> None:
+    def out_of_order(payments: Payments) -> None:
+        """Two at once: what was signed first is charged last."""
+        first, second = accept(payments, AGENTS[0], 10), accept(payments, AGENTS[0], 30)
+        for ticket, price in ((second, 30), (first, 10)):
+            payments.resolve(ticket, 200, price, final=True)
+            payments.sent(ticket)
+
+    with_log(folder, out_of_order)
+    last = command("export", "--config", folder / "gateway.toml", "--seq-from", "2")
+    (item,) = items(last.out)
+    assert (item["cumulative"], item["served_total"]) == ("10", "40")
+    (folder / "part.jsonl").write_text(last.out)
+    shutil.rmtree(folder / "data" / "log")
+    ran = command(
+        *("import", "--json", "--into-log", "--config", folder / "gateway.toml"),
+        *("--file", folder / "part.jsonl"),
+    )
+    assert ran.code == 0, ran.err
+    assert channels(folder) == {FIRST: (10, 10, True)}
+
+
 def test_another_folder_brings_also_what_was_delivered_and_forgotten(command: Command, folder: Path) -> None:
     with_log(folder, three_payments)
     (folder / "data").rename(folder / "old")

@@ -141,7 +141,8 @@ def by_path(period: Period) -> dict[str, RouteTraffic]:
     """A period's routes by their path alone, methods added up, busiest first."""
     paths: dict[str, RouteTraffic] = {}
     for label, route in period.routes.items():
-        paths.setdefault(label.rpartition(" ")[2], RouteTraffic()).add(route)
+        # A path may hold spaces, and what has no route of its own has no method.
+        paths.setdefault(label.partition(" ")[2] or label, RouteTraffic()).add(route)
     return dict(sorted(paths.items(), key=lambda item: -item[1].latencies.count))
 
 

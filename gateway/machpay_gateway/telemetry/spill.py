@@ -13,6 +13,8 @@ from typing import Final
 
 _FILES: Final = 8
 """How many files fill the room: the least that is lost at once is an eighth of it."""
+_NAMES: Final = "[0-9]" * 20 + ".jsonl"
+"""What else is in the folder is somebody else's."""
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class Spill:
         self._folder = folder
         self._max_bytes = max_bytes
         self._file_bytes = max(1, max_bytes // _FILES)
-        self._files = [_load(path) for path in sorted(folder.glob("*.jsonl"))] if folder.is_dir() else []
+        self._files = [_load(path) for path in sorted(folder.glob(_NAMES))] if folder.is_dir() else []
         self._next = int(self._files[-1].path.stem) + 1 if self._files else 1
         # A file of an earlier process may end in a line that was not finished: it is never written again.
         self._writable = False

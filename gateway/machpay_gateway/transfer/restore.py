@@ -105,8 +105,11 @@ def _plan(book: Book, evidence: Evidence) -> tuple[list[Raised], list[Record]]:
     for agent, proven in evidence.channels.items():
         channel = book.channel(agent)
         voucher = proven.voucher
-        served = max(channel.served, proven.served)
-        highest = max(channel.highest, served, 0 if voucher is None else voucher.cumulative)
+        highest = max(channel.highest, 0 if voucher is None else voucher.cumulative)
+        if voucher is None and channel.voucher is None:
+            highest = max(highest, proven.served)
+        # Charges above every voucher that is left cannot be claimed, and to follow them would give the voucher away.
+        served = max(channel.served, min(proven.served, highest))
         if (highest, served) == (channel.highest, channel.served):
             continue
         raised.append(Raised(agent, channel.highest, highest, channel.served, served))
