@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,17 @@ async def test_the_proof_is_fetched_when_none_is_given(local_chain, anchored):
             await client.verify_inclusion(waiting)
         with pytest.raises(ProofUnavailableError, match="404"):
             await client.verify_inclusion(b"\x78" * 32)
+
+
+async def test_a_payment_made_just_now_may_not_have_reached_the_network_yet(local_chain):
+    async with an_api({}) as url, MachPayClient(a_config(local_chain, api_url=url)) as client:
+        fresh, old = (
+            Receipt(b"\x78" * 32, 200, 5, 5, int(time.time()) - age_s).sign(GATEWAY) for age_s in (1, 86_400)
+        )
+        with pytest.raises(NotAnchoredError):
+            await client.verify_inclusion(fresh)
+        with pytest.raises(ProofUnavailableError, match="404"):
+            await client.verify_inclusion(old)
 
 
 async def test_what_cannot_be_checked_is_said(local_chain, anchored, tmp_path: Path):

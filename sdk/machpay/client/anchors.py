@@ -3,6 +3,7 @@
 The proof comes from the network's management API or from a file; root and leaf count come from the Batch account.
 """
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +15,19 @@ from machpay.protocol.proofs import InclusionProof
 from machpay.protocol.receipts import SignedReceipt
 
 PROOF_TARGET: Final = "/v1/payments/{digest}/proof"
+ARRIVES_WITHIN_S: Final = 600.0
+"""Gateways hand payments on within moments, and in order after an outage: a young one is not lost."""
 
 
-async def fetch_proof(transport: Transport, api_url: str, digest: bytes) -> bytes:
-    """The JSON of the proof for a payment. Raises `NotAnchoredError` while it is in no batch, `ProofUnavailableError`,
-    `GatewayUnreachableError`."""
+async def fetch_proof(
+    transport: Transport, api_url: str, digest: bytes, receipt: SignedReceipt | None
+) -> bytes:
+    """The JSON of the proof for a payment. Raises `NotAnchoredError` while it is in no batch, or when its `receipt` says
+    that it may not have arrived yet, `ProofUnavailableError`, `GatewayUnreachableError`."""
     url = api_url.rstrip("/") + PROOF_TARGET.format(digest=digest.hex())
     answer = await transport.ask(transport.build("GET", url))
-    if answer.status_code == 409:
+    is_fresh = receipt is not None and time.time() - receipt.receipt.time < ARRIVES_WITHIN_S
+    if answer.status_code == 409 or (answer.status_code == 404 and is_fresh):
         raise NotAnchoredError(digest)
     if answer.status_code != 200:
         raise ProofUnavailableError(digest, f"{url} answers {answer.status_code}: {answer.text[:200]}")

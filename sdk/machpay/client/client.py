@@ -321,7 +321,7 @@ class MachPayClient:
         if proof is None:
             if self.config.api_url is None:
                 raise ConfigError("api_url is not set, and no proof was given")
-            proof = await fetch_proof(self._transport, self.config.api_url, digest)
+            proof = await fetch_proof(self._transport, self.config.api_url, digest, receipt)
         return await verify_inclusion(self._chain, parse_proof(proof, digest), digest, receipt)
 
     # ---- the bond
