@@ -202,8 +202,17 @@ class Exchange:
             raise self._without_answer(sent, "an earlier payment of this call is still being served", None)
         # A stock server knows no look-up and takes nothing for a failure. A gateway's word is needed, and every
         # gateway knows identifiers.
-        if receipt is None and not answered and sent.order.is_named and answer.status_code in BETWEEN_US:
-            raise self._without_answer(sent, f"HTTP {answer.status_code}, and it cannot be looked up", None)
+        if receipt is None and not answered and sent.order.is_named:
+            if answer.status_code in BETWEEN_US:
+                raise self._without_answer(
+                    sent, f"HTTP {answer.status_code}, and it cannot be looked up", None
+                )
+            if answer.is_success:
+                raise ReceiptError(
+                    "the answer says nothing of it, and it cannot be looked up",
+                    digest=sent.order.digest,
+                    response=answer,
+                )
         if receipt is None:
             if answered:
                 sent.channel.refused(sent.order.digest)
