@@ -22,8 +22,8 @@ ARRIVES_WITHIN_S: Final = 600.0
 async def fetch_proof(
     transport: Transport, api_url: str, digest: bytes, receipt: SignedReceipt | None
 ) -> bytes:
-    """The JSON of the proof for a payment. Raises `NotAnchoredError` while it is in no batch, or when its `receipt` says
-    that it may not have arrived yet, `ProofUnavailableError`, `GatewayUnreachableError`."""
+    """The JSON of the proof for a payment. Raises `NotAnchoredError` while it is in no batch, or when its `receipt`
+    says that it may not have arrived yet, `ProofUnavailableError`, `GatewayUnreachableError`."""
     url = api_url.rstrip("/") + PROOF_TARGET.format(digest=digest.hex())
     answer = await transport.ask(transport.build("GET", url))
     is_fresh = receipt is not None and time.time() - receipt.receipt.time < ARRIVES_WITHIN_S
