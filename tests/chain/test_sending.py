@@ -7,10 +7,11 @@ import pytest
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
-from contracts.localnet.control import Control
+from contracts.localnet.control import NODE_UNHEALTHY, Control
+from contracts.localnet.rpc.errors import INTERNAL_ERROR
 from machpay.chain import client as client_module
 from machpay.chain.client import ChainClient
-from machpay.chain.errors import BlockhashExpired
+from machpay.chain.errors import BlockhashExpired, RpcUnavailable
 from tests.localnet.conftest import FINALIZED_LAG, SOL, STILL, ChainProcess, pay
 
 PATIENCE_SECONDS = 60
@@ -118,3 +119,15 @@ async def test_what_never_landed_is_expired_once_that_is_final_and_not_before(
     with pytest.raises(BlockhashExpired):
         await payment
     assert await chain.lamports(to, "processed") == 0
+
+
+@pytest.mark.parametrize("code", [INTERNAL_ERROR, NODE_UNHEALTHY])
+async def test_a_server_in_trouble_gives_no_verdict_on_what_was_sent(
+    chain: ChainClient, control: Control, rich: Keypair, code: int
+) -> None:
+    """Taken for a refusal it would be signed again, and both may land."""
+    signed = await chain.sign([pay(rich, Keypair().pubkey(), SOL)], rich)
+    control.fail_calls("sendTransaction", code=code, message="in trouble")
+    with pytest.raises(RpcUnavailable, match="in trouble"):
+        await chain.send(signed.raw)
+    assert await chain.send(signed.raw) == signed.signature

@@ -26,7 +26,12 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.rpc.config import RpcAccountInfoConfig, RpcProgramAccountsConfig
-from solders.rpc.errors import SendTransactionPreflightFailureMessage
+from solders.rpc.errors import (
+    InternalErrorMessage,
+    NodeUnhealthyMessage,
+    SendTransactionPreflightFailureMessage,
+    UnsupportedTransactionVersionMessage,
+)
 from solders.rpc.requests import GetProgramAccounts
 from solders.rpc.responses import GetProgramAccountsWithContextResp
 from solders.signature import Signature
@@ -47,6 +52,7 @@ from machpay.chain.accounts import (
 )
 from machpay.chain.errors import (
     ConfirmationTimeout,
+    DecodeError,
     RpcUnavailable,
     TransactionFailed,
     TransactionRejected,
@@ -89,6 +95,9 @@ _NAMES: Final[dict[str, Commitment]] = {
     "Confirmed": "confirmed",
     "Finalized": "finalized",
 }
+
+# Errors of the server and not about what was sent: it may have passed the transaction on before.
+_WITHOUT_A_VERDICT: Final = (InternalErrorMessage, NodeUnhealthyMessage)
 
 T = TypeVar("T")
 A = TypeVar("A", GlobalBond, AgentAccount, VendorAccount, GatewayAccount, Channel, Batch)
@@ -347,7 +356,7 @@ class ChainClient:
         """Send signed bytes, after the cluster tried them. Returns the signature; sending again is harmless.
 
         Raises `TransactionRejected` or `TransactionFailed` (`ProgramError`) if it would fail: then it had no effect.
-        With `RpcUnavailable` the outcome is unknown.
+        With `RpcUnavailable`, also for an internal error of the server, the outcome is unknown.
         """
         options = TxOpts(skip_preflight=False, preflight_commitment=RpcCommitment("confirmed"))
         try:
@@ -358,6 +367,8 @@ class ChainClient:
                 if message.data.err == TransactionErrorFieldless.AlreadyProcessed:
                     return _signature_of(raw)
                 raise rejection(message.data.err, message.data.logs or ()) from error
+            if isinstance(message, _WITHOUT_A_VERDICT):
+                raise RpcUnavailable(_describe(message)) from error
             raise TransactionRejected(_describe(message)) from error
         except (SolanaRpcException, OSError, ValueError) as error:
             raise RpcUnavailable(f"sending failed: {error}") from error
@@ -399,7 +410,8 @@ class ChainClient:
     async def events(self, signature: str, commitment: Commitment = "confirmed") -> list[Recorded] | None:
         """What the program recorded in one transaction, in order; nothing if it failed, None if it is not known.
 
-        Raises `DecodeError` for a server that keeps no inner instructions, or an event of a later program.
+        Raises `DecodeError` for a server that keeps no inner instructions, a transaction of a later version, or an
+        event of a later program.
         """
         trace = await self.trace(signature, commitment)
         return None if trace is None else recorded_events(self._network, trace)
@@ -408,7 +420,7 @@ class ChainClient:
         self, signature: str, commitment: Commitment = "confirmed"
     ) -> list[list[Invocation]] | None:
         """What one transaction called; nothing if it failed, None if it is not known. Raises `DecodeError` for a server
-        that keeps no inner instructions."""
+        that keeps no inner instructions, or a transaction of a later version."""
         call = self._rpc.get_transaction(
             Signature.from_string(signature),
             encoding="base64",
@@ -523,7 +535,11 @@ async def _answer(call: Awaitable[T]) -> T:
     try:
         return await call
     except RPCException as error:
-        raise RpcUnavailable(_describe(error.args[0] if error.args else None)) from error
+        message = error.args[0] if error.args else None
+        if isinstance(message, UnsupportedTransactionVersionMessage):
+            # Asking again does not help, and anybody may send one that names an account which is followed.
+            raise DecodeError(_describe(message)) from error
+        raise RpcUnavailable(_describe(message)) from error
     except (SolanaRpcException, OSError, ValueError) as error:
         raise RpcUnavailable(f"the RPC server gave no usable answer: {error}") from error
 
