@@ -118,7 +118,8 @@ def _number(text: str) -> int:
     digit by digit."""
     if len(text) > _DIGITS_AT_ONCE:
         half = len(text) // 2
-        return _number(text[:-half]) * 58**half + _number(text[-half:])
+        shift: int = 58**half
+        return _number(text[:-half]) * shift + _number(text[-half:])
     number = 0
     for character in text:
         digit = _BASE58.find(character)
