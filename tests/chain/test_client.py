@@ -44,7 +44,8 @@ class Cluster:
             folder / "state",
             *("--program", str(ROOT / "contracts" / "artifacts" / "machpay.so")),
             *("--program-id-keypair", str(keypair), "--upgrade-authority", str(self.admin.pubkey())),
-            *("--slot-ms", "20", "--finalized-lag", "4", "--allow-faults"),
+            # A block hash lives for 150 slots: long enough between signing and sending on a busy machine.
+            *("--slot-ms", "50", "--finalized-lag", "4", "--allow-faults"),
         )
 
 
