@@ -11,7 +11,7 @@ from apps.core.redis import sync_redis
 from apps.ledger import chart
 from apps.ledger.selectors import balance, statement
 from apps.payments.models import AgentMirror, Case, EnforcementEvent, Reversal
-from apps.payments.services import cases
+from apps.payments.services import cases, reversals
 from apps.settlement.services.solvency import watch_solvency
 from devnet.offers import ATLAS, LEXICON
 from machpay.chain import instructions as build
@@ -91,6 +91,22 @@ def test_two_vendors_share_a_bond_and_the_rest_is_reversed_until_a_top_up_pays_i
         ("recollect", -225_000),
         ("recollect", -225_000),
     ]
+
+
+def test_an_agent_of_many_channels_is_reversed_part_by_part(recon: Recon, monkeypatch) -> None:
+    monkeypatch.setattr(reversals, "CHANNELS_AT_ONCE", 1)
+    agent = recon.chain.new_agent(bond_atomic=SMALL_BOND)
+    recon.catch_up()
+    payers = [recon.chain.payer(agent, offer) for offer in (LEXICON, ATLAS)]
+    for payer in payers:
+        recon.deliver(payer.pay(SMALL_BOND))
+    recon.settle()
+    recon.rest()
+
+    looks = [[each.amount_atomic for each in watch_solvency().reversed] for _ in range(3)]
+
+    assert looks == [[SMALL_BOND // 2], [SMALL_BOND // 2], []]
+    assert [uncollected(recon, payer) for payer in payers] == [SMALL_BOND // 2] * 2
 
 
 def test_the_vendor_is_told_and_a_person_reinstates_with_a_reason(recon: Recon) -> None:

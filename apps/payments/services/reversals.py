@@ -26,6 +26,8 @@ from apps.payments.services import chain_postings
 from apps.payments.services.chain_postings import Parties
 from apps.payments.services.network import current_network
 
+CHANNELS_AT_ONCE: Final = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Reversed:
@@ -41,7 +43,8 @@ class Reversed:
 
 def reverse_uncovered(agent: str, *, unsettled_before: datetime) -> list[Reversed]:
     """Reverse what the agent's used-up bond leaves unpaid on channels that have waited since `unsettled_before`, and
-    what a gateway charged beyond the agent's highest voucher, which nothing can pay. Safe to repeat."""
+    what a gateway charged beyond the agent's highest voucher, which nothing can pay; at most `CHANNELS_AT_ONCE`, since
+    everything else waits for the chain cursor meanwhile. Safe to repeat."""
     mint = str(current_network().mint)
     with transaction.atomic():
         cursor = lock_cursor()
@@ -49,16 +52,14 @@ def reverse_uncovered(agent: str, *, unsettled_before: datetime) -> list[Reverse
         # A mirror ahead of the ledger shows a bond that settlements have used which the ledger has not posted.
         if row.slot > cursor.slot:
             return []
-        addresses = Channel.objects.filter(agent=agent, unsettled_since__lte=unsettled_before)
-        channels = lock_channels(addresses.values_list("address", flat=True))
+        rows = Channel.objects.filter(agent=agent, unsettled_since__lte=unsettled_before)
+        if row.bond_atomic + row.forfeited_atomic:
+            rows = rows.filter(highest_cumulative_atomic__lte=F("settled_atomic"))
+        addresses = rows.order_by("unsettled_since").values_list("address", flat=True)
+        channels = lock_channels(addresses[:CHANNELS_AT_ONCE])
         if Channel.objects.filter(agent=agent, in_flight__isnull=False).exists():
             return []
-        broke = row.bond_atomic + row.forfeited_atomic == 0
-        found = [
-            _reverse(channel, mint)
-            for channel in channels.values()
-            if broke or channel.highest_cumulative_atomic <= channel.settled_atomic
-        ]
+        found = [_reverse(channel, mint) for channel in channels.values()]
         post([transfer for _, transfer in found if transfer is not None])
     return [each for each, transfer in found if transfer is not None]
 
