@@ -191,6 +191,8 @@ async def test_a_payment_is_decided_by_the_process_it_names_wherever_it_arrives(
 async def test_bodies_and_streams_pass_through_a_sibling_piece_by_piece(
     machine: Machine, upstream: Upstream, net: NetworkStandIn
 ) -> None:
+    with machine.config.open("a") as file:
+        file.write('\n[limits]\ntrusted_proxies = ["127.0.0.1"]\nrate_per_s = 0.001\nrate_burst = 5\n')
     await machine.start("--workers", "2")
     body = bytes(range(256)) * 4096
     for worker in (0, 1):
@@ -213,6 +215,20 @@ async def test_bodies_and_streams_pass_through_a_sibling_piece_by_piece(
     for answer in held:
         assert await answer.content.read() == b"\ndata: second\n\n"
     await eventually(lambda: net.charged == 10 * PRICE, "all are charged")
+
+    # A WebSocket is refused by whoever gets its handshake, also when it is paid for.
+    for worker in (0, 1):
+        handshake = {"Connection": "Upgrade", "Upgrade": "websocket", **payer_of(worker).pay()}
+        for _ in range(4):
+            status, _, problem = await machine.get("/paid", **handshake)
+            assert (status, problem["code"]) == (501, "websocket_unsupported")
+
+    # What asks all processes is limited per address, each process by itself.
+    for target in ("/metrics", f"/.well-known/machpay/payments/{'0' * 64}"):
+        limited = {"X-Forwarded-For": f"203.0.113.{len(target)}"}
+        statuses = [(await machine.get(target, **limited))[0] for _ in range(11)]
+        assert set(statuses) == {200, 429}
+    assert (await machine.get("/health", **limited))[0] == 200
 
 
 async def test_a_worker_killed_under_load_loses_and_doubles_nothing_and_its_siblings_go_on(

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import math
 import time
 from typing import Any, Final
 
@@ -24,8 +25,9 @@ from machpay.protocol.x402 import GATEWAY_HEADER
 from machpay_gateway.answers import respond_json, respond_problem
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
+from machpay_gateway.limits import RateLimit
 from machpay_gateway.own import manifest
-from machpay_gateway.reply import Reply
+from machpay_gateway.reply import ClientStalled, Reply
 from machpay_gateway.request import ClientGone, Request
 from machpay_gateway.routes import LOOK_UP_PREFIX, Priced
 from machpay_gateway.runtime import Runtime
@@ -65,6 +67,8 @@ class Front:
         self._secret = secret
         self._pubkey = family.pubkeys[family.own]
         self._routes = settings.routes
+        limits = settings.limits
+        self._rate = RateLimit(limits.rate_per_s, limits.rate_burst, limits.max_addresses)
         self._lines = {
             index: Line(family.urls[index], family.pubkeys[index], secret, settings.upstream)
             for index in family.others
@@ -109,6 +113,7 @@ class Front:
             await self._health(request, reply)
             return True
         if request.path == "/metrics":
+            self._bound(request)
             await self._metrics(reply)
             return True
         if request.path == "/machpay.json" and request.method == "GET":
@@ -117,6 +122,7 @@ class Front:
             await respond_json(reply, 200, msgspec.json.encode(document))
             return True
         if request.path.startswith(LOOK_UP_PREFIX):
+            self._bound(request)
             return await self._look_up(request, reply)
         home = self._home(request)
         if home == self._family.own:
@@ -124,10 +130,20 @@ class Front:
         await self._pass_on(self._lines[home], request, reply)
         return True
 
+    def _bound(self, request: Request) -> None:
+        """Each of these asks every sibling, so that they are limited before, per address. Raises 429."""
+        wait_s = self._rate.take(request.client_host or "")
+        if wait_s:
+            retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
+            raise RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
+
     # --- Whose it is ------------------------------------------------------------------------------------------------
 
     def _home(self, request: Request) -> int:
         own = self._family.own
+        if request.wants_upgrade and (request.header(b"upgrade") or b"").lower() == b"websocket":
+            # `Upgrade` does not travel, and a sibling would take the handshake for a plain request.
+            return own
         payment = request.header(SIGNATURE)
         if payment is not None:
             named = _named_gateway(payment)
@@ -165,7 +181,11 @@ class Front:
             await reply.start(answer.status, headers)
             try:
                 async for piece in answer.chunks():
-                    await reply.piece(piece, None)
+                    await reply.piece(piece, self._runtime.settings.limits.write_timeout_s)
+            except ClientStalled:
+                # Nor does a client that stopped reading keep the line to the sibling.
+                request.abort()
+                return
             except UpstreamError as error:
                 logger.info("%s: sibling %s broke off its answer: %s", request.path, line.gateway, error)
                 request.abort()

@@ -14,6 +14,8 @@ from machpay_gateway.upstream import Upstream
 CONNECT_TIMEOUT_S: Final = 2.0
 MARGIN_S: Final = 30.0
 """How much longer than the upstream may take its sibling may take: it also waits for its log and for repeats."""
+OURSELVES: Final = Origin("127.0.0.1", "http")
+"""Who asks when a sibling does: the machine itself, which no rate limit holds up."""
 KEEP_ALIVE_S: Final = 30.0
 MAX_CONNECTIONS: Final = 512
 _MAX_READ_BYTES: Final = 8 * 1024 * 1024
@@ -52,7 +54,7 @@ class Line(Upstream):
         """What the sibling answers to a GET of one of its own endpoints. Raises `UpstreamError`."""
         headers = [
             (b"host", self._authority),
-            self._seal(Origin("", "http"), "GET", target.encode()),
+            self._seal(OURSELVES, "GET", target.encode()),
         ]
         answer = await self._send("GET", target.encode(), headers, b"")
         try:
