@@ -15,6 +15,7 @@ from machpay.cli import codes, options
 from machpay.cli.parser import parser
 from machpay.client import receipts as kept
 from machpay.client.errors import DepositUnresolvedError
+from machpay.client.lines import LineFile
 from machpay.client.receipts import ReceiptFile
 from machpay.protocol.keys import SigningKey
 from machpay.runner import Tally
@@ -217,6 +218,17 @@ def test_the_receipt_file_is_bounded(tmp_path, monkeypatch):
     assert 5 <= len(totals) < 20
     assert totals == [str(number) for number in range(50 - len(totals), 50)]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5_000
+
+
+def test_a_file_that_another_process_is_about_to_move_is_left_to_it(tmp_path):
+    """Moving it twice would put the new file in the place of the full one."""
+    file = LineFile(tmp_path / "r.jsonl", 100)
+    previous = tmp_path / "r.previous.jsonl"
+    previous.write_bytes(b"full\n")
+    (tmp_path / "r.jsonl").write_bytes(b"x" * 101 + b"\n")
+    file.append(b"one more")
+    assert previous.read_bytes() == b"full\n"
+    assert [*file.read()] == [b"full", b"x" * 101, b"one more"]
 
 
 async def test_call_under_a_payment_id_is_charged_once(run, gateway, upstream, net):

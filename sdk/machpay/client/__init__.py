@@ -16,6 +16,7 @@ prices     what routes cost and whose origins are whose, as far as it was seen
 paying     one call: gates, signatures, corrections
 store      totals that survive a restart
 receipts   what gateways signed, kept
+lines      bounded files that processes append to together
 spending   what was authorised today, under a lock
 anchors    is a payment in a batch that the chain anchors?
 cosigning  one signature for many settlements, if it authorises nothing new

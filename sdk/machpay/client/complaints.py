@@ -4,7 +4,6 @@ Payments that were not served are kept with the gateway's receipt, if there is o
 a denial counts once others complain about the same gateway (docs/settlement.md).
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 
 from machpay.client.balance import ask_relayer
 from machpay.client.errors import ComplaintRefusedError, ConfigError
+from machpay.client.lines import LineFile
 from machpay.client.orders import Order
 from machpay.client.transport import Transport
 from machpay.protocol.complaints import ComplaintAnswer, ComplaintRequest
@@ -29,7 +29,6 @@ REMEMBERED: Final = 1_024
 MAX_FILE_BYTES: Final = 1024 * 1024
 """About 1,500 payments; twice that are kept."""
 
-logger = logging.getLogger(__name__)
 _answer: Final = msgspec.json.Decoder(ComplaintAnswer)
 
 
@@ -50,7 +49,7 @@ class Evidence:
 
     def __init__(self, key: SigningKey, path: Path | None) -> None:
         self._key = key
-        self._path = path
+        self._file = None if path is None else LineFile(path, MAX_FILE_BYTES)
         self._orders: OrderedDict[bytes, Order] = OrderedDict()
         self._shown: OrderedDict[bytes, Shown] = OrderedDict()
 
@@ -68,16 +67,8 @@ class Evidence:
         self._shown[digest] = shown
         if len(self._shown) > REMEMBERED:
             self._shown.popitem(last=False)
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
-                file.write(msgspec.json.encode(shown) + b"\n")
-                if file.tell() >= MAX_FILE_BYTES:
-                    self._path.replace(self._previous(self._path))
-        except OSError as error:
-            logger.warning("keeping a payment in %s: %s", self._path, error)
+        if self._file is not None:
+            self._file.append(msgspec.json.encode(shown))
 
     def find(self, digest: bytes, receipt: SignedReceipt | None) -> Shown | None:
         """What can be shown of a payment, with `receipt` if that is given."""
@@ -91,15 +82,11 @@ class Evidence:
 
     def kept(self) -> Iterator[Shown]:
         """The payments in the file, oldest first."""
-        if self._path is None:
-            return
-        for path in (self._previous(self._path), self._path):
-            if path.exists():
-                for line in path.read_bytes().splitlines():
-                    try:
-                        yield _decoder.decode(line)
-                    except msgspec.DecodeError:
-                        continue
+        for line in () if self._file is None else self._file.read():
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError:
+                continue
 
     def _show(self, digest: bytes, reason: str, receipt: SignedReceipt | None) -> Shown | None:
         order = self._orders.get(digest)
@@ -116,10 +103,6 @@ class Evidence:
             item.served_total, item.served_at = str(told.served_total), to_rfc3339(told.time)
             item.receipt = to_b64(receipt.signature)
         return Shown(digest.hex(), reason, item)
-
-    @staticmethod
-    def _previous(path: Path) -> Path:
-        return path.with_suffix(".previous.jsonl")
 
 
 async def send_complaint(
