@@ -14,6 +14,7 @@ from apps.payments.services import chain_index
 from apps.settlement.services import index as index_module
 from apps.settlement.services.index import index_events
 from apps.settlement.services.sync import sync_chain
+from contracts.localnet.rpc.errors import UNSUPPORTED_TRANSACTION_VERSION
 from devnet.offers import ATLAS, LEXICON
 from machpay.chain.client import SignatureSeen
 from tests.settlement.conftest import BOND, Recon
@@ -167,6 +168,23 @@ def test_a_transaction_that_is_not_shown_is_asked_for_again_and_then_everything_
     assert ChainTransaction.objects.get(signature=ghost.signature).state == "LISTED"
     assert chain_index.position().snapshot_slot > slot
     assert recon.bond(agent) == BOND
+
+
+def test_a_transaction_of_a_later_version_holds_up_nobody(recon: Recon) -> None:
+    """Anybody may send one that names the program's accounts."""
+    all_read(recon)
+    agent = recon.chain.new_agent(bond_atomic=BOND)
+    recon.chain.wait_until_final()
+    with recon.chain.control() as control:
+        control.fail_calls("getTransaction", 1_000, code=UNSUPPORTED_TRANSACTION_VERSION)
+        recon.sync()
+        control.clear()
+
+    assert recon.bond(agent) == BOND
+    assert ChainTransaction.objects.filter(state="UNREADABLE").exists()
+    # A client that knows the version reads it after all.
+    call_command("replay_chain", "--from-slot", "0")
+    assert ChainEvent.objects.filter(kind="Deposited", keys__contains=[agent.pubkey]).exists()
 
 
 def test_a_history_that_does_not_reach_back_is_a_gap_and_everything_is_read(
