@@ -1,18 +1,52 @@
-"""Looking agents up on the chain, and who cannot crowd out whom."""
+"""What the relayer asks of chain, database and Redis, and what follows when they do not answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import redis.asyncio
+from django.conf import settings
 from django.db import connection
 from solders.keypair import Keypair
 
 from apps.payments.errors import ChainUnavailable
+from apps.payments.models import RelayerPulse
+from apps.payments.relayer import startup
 from apps.payments.relayer.directory import Asker, Directory
-from apps.payments.relayer.threads import DatabaseUnavailable, Threads
+from apps.payments.relayer.startup import beat_once
+from apps.payments.relayer.threads import DATABASE_THREADS, DatabaseUnavailable, Threads
 from apps.payments.services import pulse
 from machpay.chain.client import ChainClient
 from tests.payments.factories import NETWORK
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    """Closed with the connection of every one of its threads."""
+    made = Threads()
+    yield made
+    all_of_them = threading.Barrier(DATABASE_THREADS)
+
+    def close() -> None:
+        all_of_them.wait(60)
+        connection.close()
+
+    await asyncio.gather(*(made.database(close) for _ in range(DATABASE_THREADS)))
+    await made.close()
+
+
+@pytest.fixture
+def redis_client(monkeypatch) -> Callable[[str], redis.asyncio.Redis]:
+    """Have the relayer use the Redis at an address."""
+
+    def use(url: str) -> redis.asyncio.Redis:
+        client = redis.asyncio.Redis.from_url(url)
+        monkeypatch.setattr(startup, "async_redis", lambda: client)
+        return client
+
+    return use
 
 
 @pytest.fixture
@@ -53,9 +87,7 @@ async def test_made_up_agents_of_others_use_up_no_look_up_of_the_gateways(direct
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_standby_that_takes_no_writes_yet_is_a_database_that_is_away() -> None:
-    threads = Threads()
-
+async def test_a_standby_that_takes_no_writes_yet_is_a_database_that_is_away(threads: Threads) -> None:
     def beat_on_a_standby() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET default_transaction_read_only = on")
@@ -66,4 +98,19 @@ async def test_a_standby_that_takes_no_writes_yet_is_a_database_that_is_away() -
 
     with pytest.raises(DatabaseUnavailable):
         await threads.database(beat_on_a_standby)
-    await threads.close()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_relayer_that_cannot_take_requests_does_not_say_that_gateways_can_deliver(
+    threads: Threads, redis_client: Callable[[str], redis.asyncio.Redis]
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        redis_client(f"redis://127.0.0.1:{nobody.getsockname()[1]}/0")
+        await beat_once(threads)
+    assert await threads.database(RelayerPulse.objects.count) == 0
+
+    client = redis_client(settings.REDIS_URL)
+    await beat_once(threads)
+    await client.aclose()
+    assert await threads.database(RelayerPulse.objects.count) == 1

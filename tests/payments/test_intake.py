@@ -9,7 +9,8 @@ from django.utils import timezone
 from solders.pubkey import Pubkey
 
 from apps.ledger.models import Transfer
-from apps.payments.models import AgentMirror, Channel, Equivocation, PaymentIntent
+from apps.payments.models import AgentMirror, Channel, Equivocation, Gateway, PaymentIntent
+from apps.payments.services import enforcement
 from apps.payments.services.chain_mirror import apply_chain_snapshot
 from apps.payments.services.intake import record_batch
 from apps.payments.services.reversals import reverse_uncovered
@@ -238,6 +239,18 @@ def test_charges_that_a_claim_already_covered_are_not_credited_again(payer, gate
     assert stored(payer.channel) == [("SETTLED", 100, 100), ("SETTLED", 40, 140), ("PENDING", 50, 190)]
     assert (unsettled(gateway), spent(payer.agent)) == (30, -30)
     assert row_of(payer).credited_atomic == 190
+
+
+def test_what_was_served_is_credited_whatever_became_of_agent_gateway_and_network(payer, gateway):
+    enforcement.set_limits(payer.agent.pubkey, "test", "ada", per_call_atomic=1, per_day_atomic=1)
+    enforcement.set_kill_switch(payer.agent.pubkey, True, "test", "ada")
+    enforcement.set_status(payer.agent.pubkey, "SLASHED", "test", "ada")
+    enforcement.set_rules("test", "ada", mode="lease", cap_atomic=0, halted=True)
+    Gateway.objects.update(revoked=True, blacklisted_at=timezone.now())
+
+    (result,) = deliver(payer.pay(100))
+
+    assert (result.status, unsettled(gateway)) == ("accepted", 100)
 
 
 def test_an_unknown_agent_is_mirrored_without_a_bond(payer):

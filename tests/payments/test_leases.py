@@ -6,8 +6,8 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from apps.payments.errors import LeasesTooLong, NotDelivered, UnknownLease
-from apps.payments.models import AgentMirror, ChainConfig, EnforcementEvent, Lease, RelayerPulse
+from apps.payments.errors import ChainUnavailable, LeasesTooLong, NotDelivered, UnknownLease
+from apps.payments.models import AgentMirror, ChainConfig, Channel, EnforcementEvent, Lease, RelayerPulse
 from apps.payments.selectors.liability import liability_answer
 from apps.payments.services import enforcement, leases, pulse
 from apps.payments.services.chain_mirror import apply_chain_snapshot
@@ -82,6 +82,18 @@ def leasable(agent: SigningKey) -> int:
 
 
 # ---- size
+
+
+def test_nothing_is_said_about_a_bond_before_the_chains_configuration_is_known(agent, config):
+    payer = payer_of(agent)
+    config.delete()
+    row = AgentMirror.objects.get()
+    channel = Channel(address=str(payer.channel), agent=row, gateway_id=payer.gateway.pubkey)
+
+    with pytest.raises(ChainUnavailable):
+        ask(payer)
+    with pytest.raises(ChainUnavailable):
+        leases.bar_to_charge(row, channel, price=1)
 
 
 def test_a_lease_is_what_was_asked_for(agent):

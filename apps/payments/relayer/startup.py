@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncIterator
 from typing import Final
 
+import redis
 import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -135,9 +136,15 @@ async def _learn_config(chain: ChainClient, threads: Threads) -> None:
 async def _beat(threads: Threads) -> None:
     """Say in the database that gateways can deliver, for ever."""
     while True:
-        with contextlib.suppress(DatabaseUnavailable):
-            await threads.database(pulse.beat)
+        await beat_once(threads)
         await asyncio.sleep(pulse.EVERY.total_seconds())
+
+
+async def beat_once(threads: Threads) -> None:
+    """Say it if they can. Without Redis no request is taken, since none can be told from a replay."""
+    with contextlib.suppress(DatabaseUnavailable, redis.RedisError, OSError):
+        await async_redis().ping()
+        await threads.database(pulse.beat)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

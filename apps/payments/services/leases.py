@@ -145,7 +145,8 @@ def free_lapsed() -> int:
 def bar_to_charge(agent: AgentMirror, channel: Channel, *, price: int) -> str | None:
     """Why `price` may not be charged on a channel that has no lease and whose gateway asks for every payment, or None.
 
-    It takes from the same bond, so it is decided under the agent's row lock, and a look only without it.
+    It takes from the same bond, so it is decided under the agent's row lock, and a look only without it. Raises
+    `ChainUnavailable` while the chain's configuration is not known.
     """
     halted = NetworkRules.objects.filter(halted=True).exists()
     code = "halted" if halted else _barred(agent) or _blacklisted(channel.gateway_id)
@@ -173,11 +174,15 @@ def _times() -> tuple[timedelta, timedelta]:
     """Life and grace of a lease granted now: as configured, or shorter if the chain's claim delay became short."""
     config = ChainConfig.objects.first()
     if config is None:
-        raise ChainUnavailable("the chain's configuration is not known yet", retry_after_s=1)
+        raise _no_config()
     life = min(timedelta(seconds=settings.LEASE_LIFE_S), _longest_life(config))
     if life <= timedelta(0):
         require_times(config)
     return life, timedelta(seconds=settings.LEASE_GRACE_S)
+
+
+def _no_config() -> ChainUnavailable:
+    return ChainUnavailable("the chain's configuration is not known yet", retry_after_s=1)
 
 
 def _longest_life(config: ChainConfig) -> timedelta:
@@ -245,7 +250,10 @@ def _leasable(agent: str) -> int:
     """What the table's own rule leaves of the bond, see sql/leases.sql."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT payments_leasable(%s)", [agent])
-        return int(cursor.fetchone()[0])
+        leasable = cursor.fetchone()[0]
+    if leasable is None:
+        raise _no_config()
+    return int(leasable)
 
 
 def _left_today(agent: AgentMirror, unused: int) -> int | None:
