@@ -184,6 +184,17 @@ async def test_a_payment_is_decided_by_the_process_it_names_wherever_it_arrives(
 
     status, _, problem = await machine.get("/paid", **{"machpay-sibling": "1;127.0.0.1;http;00"})
     assert (status, problem["code"]) == (403, "not_a_sibling")
+
+    # Who starts the same gateway once more by mistake is told so, and leaves it as it is.
+    mistake = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "machpay_gateway", "run", "--config", str(machine.config)),
+        *("--port", "0", "--workers", "3"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await mistake.communicate()
+    assert (mistake.returncode, b"in use by another gateway process" in said) == (2, True)
+    assert json.loads((machine.data / "endpoint.json").read_text())["url"] == machine.url
     assert await machine.end(signal.SIGTERM) == 0
     assert not (machine.data / "endpoint.json").exists()
 

@@ -12,6 +12,7 @@ from machpay_gateway.server import run
 from machpay_gateway.settings import Settings, load_settings
 from machpay_gateway.siblings.family import is_family, left_behind, with_count
 from machpay_gateway.siblings.supervisor import supervise
+from machpay_gateway.startup import allow_files
 
 _ABOUT: Final = """\
 Serve until SIGTERM or SIGINT; what is in flight is finished first, a second
@@ -39,6 +40,7 @@ def run_gateway(options: argparse.Namespace) -> int:
     """Run it; the exit code. Raises `ConfigError`, `LogError` and its kinds."""
     settings = with_count(load_settings(options.config), options.workers)
     configure_logging()
+    allow_files(settings)
     settings = _with_address(settings, options.host, options.port)
     if is_family(settings) or left_behind(settings):
         return supervise(settings, options.config)

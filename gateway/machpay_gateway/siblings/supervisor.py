@@ -44,6 +44,7 @@ class Supervisor:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._signals = 0
+        self._is_ready = False
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Raises `ConfigError`."""
@@ -65,7 +66,9 @@ class Supervisor:
                 codes = await asyncio.gather(*work)
             finally:
                 ready.cancel()
-                self._endpoint().unlink(missing_ok=True)
+                if self._is_ready:
+                    # Else it is another one's, whose folder this is.
+                    self._endpoint().unlink(missing_ok=True)
         return next((code for code in codes if code), 0)
 
     # --- Workers ----------------------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ class Supervisor:
         draft = self._endpoint().with_suffix(".tmp")
         draft.write_text(json.dumps(content) + "\n")
         draft.replace(self._endpoint())
+        self._is_ready = True
         logger.info("%d gateway processes serve %s", len(indexes), content["url"])
 
     def _endpoint(self) -> Path:
