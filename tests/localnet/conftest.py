@@ -73,8 +73,8 @@ class ChainProcess:
 
 @pytest.fixture(scope="package")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainProcess]:
-    """A chain with slots of 20 ms, finalised after 4, shared by all tests here: each uses keys of its own."""
-    process = ChainProcess(tmp_path_factory.mktemp("chain"), "--slot-ms", "20", "--finalized-lag", "4")
+    """A chain with slots of 50 ms, finalised after 4, shared by all tests here: each uses keys of its own."""
+    process = ChainProcess(tmp_path_factory.mktemp("chain"), "--slot-ms", "50", "--finalized-lag", "4")
     yield process
     process.close()
 
