@@ -156,6 +156,19 @@ def test_a_lost_redis_is_a_gap_and_then_events_come_again(django_db_setup: None,
         assert stream.next()["data"] == {"n": 1}
 
 
+def test_a_redis_that_is_slow_to_answer_the_first_stream_is_a_gap(
+    django_db_setup: None, tmp_path: Path
+) -> None:
+    with Cable(settings.REDIS_URL) as cable, uvicorn(APP, tmp_path, {"REDIS_URL": cable.url}) as server:
+        cable.stall()
+        with watching(server, "ticker") as stream:
+            live.publish("ticker", "payment", {"n": "lost"})
+            cable.mend()
+            assert stream.next()["event"] == "gap"
+            live.publish("ticker", "payment", {"n": 1})
+            assert stream.next()["data"] == {"n": 1}
+
+
 def test_a_reader_that_stops_reading_costs_nobody_else(server: Server) -> None:
     """Its socket fills up, its queue stays bounded; others get everything; it learns of the gap when it reads on."""
     count, filler = 2_500, "x" * 8_000

@@ -55,6 +55,7 @@ class Hub:
         self._connected = asyncio.Event()
         self._exchange = Exchange()
         self._reader: asyncio.Task[None] | None = None
+        self._may_have_missed = False
 
     def subscribe(
         self, topics: frozenset[str], last_event_id: str | None = None
@@ -77,28 +78,30 @@ class Hub:
     async def connected(self) -> None:
         """Wait until everything that is published from now on arrives, but not for long: without Redis a stream
         opens all the same, and is told of the gap when Redis is back."""
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_CONNECT_WAIT_S):
                 await self._connected.wait()
+        except TimeoutError:
+            self._may_have_missed = True
 
     async def _read_forever(self) -> None:
         # No socket timeout: silence is normal here, and `_read` pings through it.
         client = redis.asyncio.Redis.from_url(self._redis_url, socket_timeout=None, socket_connect_timeout=2)
-        may_have_missed = False
+        has_failed = False
         async with client:
             while True:
                 try:
                     async with client.pubsub() as pubsub:
-                        await self._read(pubsub, may_have_missed)
+                        await self._read(pubsub)
                 except (redis.RedisError, OSError) as error:
-                    if not may_have_missed or self.is_connected:
+                    if not has_failed or self.is_connected:
                         log.warning("live_hub_disconnected", error=str(error))
-                may_have_missed = True
+                has_failed = self._may_have_missed = True
                 self._connected.clear()
                 metrics.CONNECTED.set(0)
                 await asyncio.sleep(_RECONNECT_AFTER_S)
 
-    async def _read(self, pubsub: redis.asyncio.client.PubSub, may_have_missed: bool) -> None:
+    async def _read(self, pubsub: redis.asyncio.client.PubSub) -> None:
         await pubsub.psubscribe(f"{live.CHANNEL_PREFIX}*")
         clock = asyncio.get_running_loop().time
         heard, pinged = clock(), False
@@ -109,7 +112,7 @@ class Hub:
                 if received["type"] == "pmessage":
                     self._take(received["channel"], received["data"])
                 elif received["type"] == "psubscribe":
-                    if may_have_missed:
+                    if self._may_have_missed:
                         self._exchange.mark_gap()
                     self._connected.set()
                     metrics.CONNECTED.set(1)
