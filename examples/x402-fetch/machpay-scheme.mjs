@@ -5,14 +5,16 @@
 //   const response = await pay("https://api.example/v1/embed");
 //
 // Bytes and rules are those of docs/protocol.md. Amounts are BigInt, atomic units. Totals live in memory: a new process
-// learns them from the gateway's first corrective answer, which is followed only as far as our own signature, or a
-// receipt, proves it. Like the Python client it never leaves a gateway more than 64 prices beyond what is proven.
+// learns them from the gateway's first corrective answer, which is followed only as far as our own signature proves it.
+// Like the Python client it never leaves a gateway more than 64 prices beyond what is proven: a receipt's total counts as
+// far as our own charges, or another process that pays with the key, explain it.
 
 import { createHash, createPrivateKey, createPublicKey, randomBytes, sign, verify } from "node:crypto";
 
 export const SCHEME = "machpay-bond";
 const MAX_PRICES = 64n;
 const MAX_LIFETIME_S = 600;
+const REMEMBERED = 4096;
 const SKEW_S = 30;
 
 export class MachPayScheme {
@@ -55,8 +57,7 @@ export class MachPayScheme {
       requestHash: channel.rebound.get(extra.requestHash) ?? Buffer.from(extra.requestHash, "hex"),
     };
     channel.rebound.delete(extra.requestHash);
-    channel.signed = max(channel.signed, intent.cumulative);
-    channel.open.set(digest(intent).toString("hex"), { amount, deadline: intent.deadline });
+    channel.opened(intent);
     return {
       x402Version,
       payload: {
@@ -108,13 +109,18 @@ export class MachPayScheme {
   }
 }
 
-// What is known of one channel. `total` is proven committed, `served` proven served, `signed` authorised.
+// What is known of one channel. `total` is proven committed, `served` proven served, `signed` authorised; `explained` is
+// what our own payments can have come to, `others` the highest cumulative of another holder of our key.
 class Channel {
   total = 0n;
   served = 0n;
   signed = 0n;
+  explained = 0n;
+  others = undefined;
+  shared = false;
   price = 0n;
   open = new Map();
+  made = new Set();
   rebound = new Map();
 
   constructor(address, gateway) {
@@ -124,14 +130,28 @@ class Channel {
 
   quote(amount, now) {
     for (const [id, payment] of this.open) {
-      if (payment.deadline + BigInt(SKEW_S) < BigInt(now)) this.open.delete(id);
+      if (payment.deadline + BigInt(SKEW_S) >= BigInt(now)) continue;
+      this.open.delete(id);
+      this.explained += payment.amount;
     }
     this.price = max(this.price, amount);
-    let unresolved = amount;
-    for (const payment of this.open.values()) unresolved += payment.amount;
+    const unresolved = this.unresolved() + amount;
     const limit = max(this.signed, this.served + unresolved + MAX_PRICES * this.price);
     if (this.total + amount > limit) throw new Error(`more than ${MAX_PRICES} prices would be unproven`);
     return min(this.total + unresolved, limit);
+  }
+
+  unresolved() {
+    let sum = 0n;
+    for (const payment of this.open.values()) sum += payment.amount;
+    return sum;
+  }
+
+  opened(intent) {
+    this.signed = max(this.signed, intent.cumulative);
+    this.open.set(digest(intent).toString("hex"), { amount: intent.amount, deadline: intent.deadline });
+    this.made.add(context(intent).toString("hex"));
+    if (this.made.size > REMEMBERED) this.made.delete(this.made.values().next().value);
   }
 
   resolved(receipt, id, payment) {
@@ -142,25 +162,41 @@ class Channel {
       console.warn(`payment ${id}: the receipt is not the gateway's valid word`);
       return;
     }
+    // A total above what we signed, or our own payments come to, is a claim without a cause.
+    let followed = min(total, this.signed);
+    if (!this.shared) followed = min(followed, this.explained + this.unresolved());
     this.open.delete(id);
-    // A total above what we signed is a claim without a cause.
-    const followed = min(total, this.signed);
+    this.explained += charged;
     this.total = max(this.total, followed);
-    this.served = max(this.served, followed);
+    this.served = max(this.served, this.shared ? followed : min(followed, this.explained));
   }
 
-  correct({ committedTotal, voucher }, agent) {
+  correct({ committedTotal, voucher, receipt }, agent) {
     const committed = BigInt(committedTotal ?? 0);
     if (!voucher || unbase58(voucher.channel).compare(this.address) || BigInt(voucher.cumulative) < committed) {
       return false;
     }
     const signed = voucherMessage(this.address, BigInt(voucher.cumulative), Buffer.from(voucher.context, "hex"));
     if (!isSigned(agent, signed, voucher.signature)) return false;
-    // The first total of others is where we start; later ones count only with receipts.
-    if (this.signed === 0n || this.served === 0n) this.served = max(this.served, committed);
     this.signed = max(this.signed, BigInt(voucher.cumulative));
     this.total = max(this.total, committed);
+    if (!this.made.has(voucher.context)) this.#followAnother(BigInt(voucher.cumulative), committed, receipt);
     return true;
+  }
+
+  // The first voucher of another holder of our key is where we start; a higher one later shows that it pays beside us,
+  // and from then on receipts for payments that we do not know count.
+  #followAnother(cumulative, committed, receipt) {
+    if (this.others === undefined) {
+      this.served = max(this.served, committed);
+      this.explained = max(this.explained, cumulative);
+    } else if (cumulative > this.others) {
+      this.shared = true;
+    }
+    if (this.shared && receipt && isSigned(this.gateway, receiptMessage(receipt), receipt.signature)) {
+      this.served = max(this.served, min(BigInt(receipt.servedTotal), cumulative));
+    }
+    this.others = max(this.others ?? 0n, cumulative);
   }
 }
 

@@ -10,7 +10,13 @@ const commands = {
     const pay = wrapFetchWithPayment(fetch, new x402Client().register("solana:*", scheme));
     const answers = [];
     for (const { url, method, body } of calls) {
-      const response = await pay(url, { method, body });
+      let response;
+      try {
+        response = await pay(url, { method, body });
+      } catch (error) {
+        answers.push({ error: String(error) });
+        continue;
+      }
       const header = response.headers.get("payment-response");
       answers.push({
         status: response.status,

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from machpay.protocol import x402
+from machpay.protocol.receipts import Receipt
 from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, network
+from tests.sdk.scripted import Arrived, Scripted
 from tests.support import node
 from tests.x402.install import HERE, client_folder
 
@@ -94,3 +98,32 @@ async def test_the_npm_client_pays_nothing_for_what_is_not_served(script, secret
     failed, served = await pay(script, secret, failing, get(gateway, "/paid"))
     assert [(answer["status"], charged(answer)) for answer in (failed, served)] == [(503, 0), (200, PRICE)]
     assert await gateway.committed(gateway.payer(key)) == PRICE
+
+
+async def test_a_gateway_that_counts_what_it_never_served_gets_no_more_signed(script, secret, key):
+    """Every answer is a failure that charged nothing, and its receipt's total includes it all the same."""
+    lying = Scripted(network=network())
+
+    def fail(arrived: Arrived) -> web.Response:
+        receipt = Receipt(arrived.intent.digest, 503, 0, arrived.intent.cumulative, 0).sign(lying.key)
+        response = x402.PaymentResponse(
+            success=False,
+            error_reason="upstream_failed",
+            payer=key.pubkey,
+            network=lying.network.caip2,
+            amount="0",
+            extra={"commitmentId": arrived.intent.digest.hex(), "receipt": receipt.to_json()},
+        )
+        return web.Response(status=503, headers={x402.RESPONSE_HEADER: x402.encode_header(response)})
+
+    lying.bare = fail
+    await lying.start()
+    try:
+        answers = await pay(
+            script, secret, *[{"url": f"{lying.url}/{n}", "method": "GET"} for n in range(12)]
+        )
+    finally:
+        await lying.stop()
+    assert [answer["status"] for answer in answers] == [503] * 12
+    assert len(lying.paid) == 12
+    assert lying.signed == 2 * lying.price
