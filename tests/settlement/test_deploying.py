@@ -116,6 +116,11 @@ def test_a_program_is_deployed_initialised_upgraded_and_shown(operator: Operator
     assert "is NOT the committed artifact" in operator.run("chain_status")
 
 
+def test_an_option_that_is_no_address_is_named(operator: Operator) -> None:
+    with pytest.raises(CommandError, match="--treasury: 'cold' is not an address"):
+        operator.initialize("--treasury", "cold")
+
+
 def test_a_deployment_that_broke_off_is_finished_by_the_next_run(operator: Operator, monkeypatch) -> None:
     write = loader._write_step
     calls = []

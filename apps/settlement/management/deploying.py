@@ -1,6 +1,7 @@
 """What the deployment commands share: arguments, one connection, and errors as one line."""
 
 import asyncio
+from argparse import ArgumentTypeError
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +53,14 @@ class ChainCommand(BaseCommand):
 
     def say(self, name: str, value: Any) -> None:
         self.stdout.write(f"{name:<18} {value}")
+
+
+def address_argument(text: str) -> Pubkey:
+    """The address given as an option, for argparse."""
+    try:
+        return Pubkey.from_string(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not an address") from None
 
 
 def address(setting: str) -> Pubkey:

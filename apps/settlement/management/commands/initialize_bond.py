@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from solders.pubkey import Pubkey
 
 from apps.settlement.errors import DeploymentRefused
-from apps.settlement.management.deploying import ChainCommand, configured_network
+from apps.settlement.management.deploying import ChainCommand, address_argument, configured_network
 from apps.settlement.services.clusters import MAINNET_USDC, load_key, sol
 from machpay.chain.accounts import GLOBAL_BOND_LENGTH
 from machpay.chain.client import ChainClient
@@ -29,11 +29,20 @@ class Command(ChainCommand):
         parser.add_argument(
             "--upgrade-authority", default=settings.ADMIN_KEYPAIR, help=f"{key}; pays; default ADMIN_KEYPAIR"
         )
-        parser.add_argument("--relayer", required=True, help="address of the key that signs settlements")
         parser.add_argument(
-            "--admin", help="address that may change the configuration; default the authority"
+            "--relayer",
+            required=True,
+            type=address_argument,
+            help="address of the key that signs settlements",
         )
-        parser.add_argument("--treasury", help="wallet that forfeited bonds go to; default the admin")
+        parser.add_argument(
+            "--admin",
+            type=address_argument,
+            help="address that may change the configuration; default the authority",
+        )
+        parser.add_argument(
+            "--treasury", type=address_argument, help="wallet that forfeited bonds go to; default the admin"
+        )
         parser.add_argument("--min-bond", type=int, required=True, help="atomic units")
         parser.add_argument("--timelock", type=int, default=86_400, help="seconds; default %(default)s")
         parser.add_argument("--claim-delay", type=int, default=43_200, help="seconds; default %(default)s")
@@ -47,11 +56,11 @@ class Command(ChainCommand):
         async def work(chain: ChainClient, genesis: str) -> None:
             chain.network = configured_network(genesis)
             authority = load_key(options["upgrade_authority"], cluster=cluster, role="the upgrade authority")
-            admin = _key(options["admin"]) or authority.pubkey()
+            admin = options["admin"] or authority.pubkey()
             config = BondConfig(
                 admin=admin,
-                relayer=Pubkey.from_string(options["relayer"]),
-                treasury=_key(options["treasury"]) or admin,
+                relayer=options["relayer"],
+                treasury=options["treasury"] or admin,
                 min_bond=options["min_bond"],
                 timelock=options["timelock"],
                 claim_delay=options["claim_delay"],
@@ -83,10 +92,6 @@ class Command(ChainCommand):
             self.say("result", f"initialised by {signature}")
 
         self.on_chain(cluster, work)
-
-
-def _key(text: str | None) -> Pubkey | None:
-    return Pubkey.from_string(text) if text else None
 
 
 def _require_production(mint: Pubkey, config: BondConfig) -> None:
