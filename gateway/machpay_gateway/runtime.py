@@ -145,8 +145,8 @@ class Runtime:
                 await self._solvency.release_all()
         except TimeoutError:
             logger.info("some leases end by themselves: the relayer did not take them back in time")
-        except LogUnavailable as error:
-            logger.error("stopping with a log that cannot be written: %s", error)
+        except (LogUnavailable, OSError) as error:
+            logger.error("stopping with a disk that fails: %s", error)
         self._packets.last()
         await self._events.drain(LAST_EVENTS_S)
         await self._stack.aclose()

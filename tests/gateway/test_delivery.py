@@ -103,6 +103,23 @@ async def test_a_final_rejection_goes_to_the_dead_letters_and_holds_nothing_up(
     await eventually(moved_on, "the cursor moves on")
 
 
+async def test_a_gateway_whose_disk_fails_stops_in_order_and_delivers_when_it_is_back(
+    gateway: RunningGateway, net: NetworkStandIn
+) -> None:
+    net.verdicts[1] = ItemResult("", "rejected", retry=False, code="nonce_replayed")
+    dead_letters = gateway.settings.data_dir / "dead-letters.jsonl"
+    dead_letters.mkdir()
+    digests = await pay(gateway, 2)
+    await eventually(lambda: bool(net.batches), "the relayer rejects it")
+    await gateway.stop()
+    # The last events left, and the log is free for the next start.
+    await eventually(lambda: len(net.events) == 2, "the events")
+    dead_letters.rmdir()
+    await gateway.start()
+    await eventually(lambda: list(net.items) == digests[1:], "the other is delivered")
+    await eventually(dead_letters.exists, "a dead letter")
+
+
 async def test_an_item_to_be_retried_is_sent_again_before_anything_behind_it(
     gateway: RunningGateway, net: NetworkStandIn
 ) -> None:
