@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import pytest
 
 from machpay import cli
@@ -23,6 +24,7 @@ from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
 from tests.gateway.network_standin import Account
 from tests.sdk.model import GATEWAY, a_receipt
+from tests.sdk.relay import Relay
 
 
 @pytest.fixture
@@ -151,6 +153,17 @@ async def test_an_answer_that_cannot_be_written_is_not_reported_as_misuse(run, o
 )
 def test_the_exit_code_tells_what_is_refused_from_what_is_unknown(error, code):
     assert codes.exit_code(error) == code
+
+
+async def test_an_unknown_outcome_is_told_with_where_it_can_be_looked_up(run, gateway, upstream):
+    async with Relay(gateway.url) as relay:
+        relay.plan.extend(["pass", "cut after", *["cut before"] * 20])
+        code, out, err = await run("call", relay.url + "/paid")
+        relay.plan.clear()
+        assert (code, out) == (cli.UNKNOWN, "")
+        (address,) = (word for word in err.split() if "/.well-known/" in word)
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+            assert (await http.get(address)).json()["status"] == "served"
 
 
 def test_a_command_does_not_say_that_it_co_signs(own):

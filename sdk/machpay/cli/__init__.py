@@ -22,7 +22,10 @@ from machpay.cli.codes import (
     exit_code,
 )
 from machpay.cli.parser import parser
+from machpay.client.errors import UnresolvedPaymentError
+from machpay.client.terms import origin_of
 from machpay.errors import MachPayError
+from machpay.protocol.offers import LOOKUP_PREFIX
 
 __all__ = [
     "EXIT_CODES",
@@ -51,9 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(options: argparse.Namespace, error: Exception) -> int:
-    kind = type(error).__name__
+    kind, detail = type(error).__name__, str(error)
+    if isinstance(error, UnresolvedPaymentError):
+        looked_up = origin_of(error.url) + LOOKUP_PREFIX + error.digest.hex()
+        detail += f"; {looked_up} says what became of it"
     if options.as_json:
-        print(json.dumps({"error": kind, "detail": str(error)}), file=sys.stderr)
+        print(json.dumps({"error": kind, "detail": detail}), file=sys.stderr)
     else:
-        print(f"machpay: {error}", file=sys.stderr)
+        print(f"machpay: {detail}", file=sys.stderr)
     return exit_code(error)
