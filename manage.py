@@ -22,9 +22,13 @@ def join_running_demo() -> None:
 def main() -> None:
     join_running_demo()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "machpay_site.settings")
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"{error}. For the demo's network: `make demo` has to be running.")
 
 
 if __name__ == "__main__":
