@@ -3,8 +3,9 @@
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from machpay_gateway import __version__
 from machpay_gateway.claim.command import add_claim_command
@@ -24,7 +25,8 @@ A new gateway: init, register, check, run.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser(as_json="--json" in given).parse_args(given)
     try:
         code: int = options.run(options)
     except KeyboardInterrupt:
@@ -38,9 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; the reference in docs/gateway.md is compared with it."""
-    top = argparse.ArgumentParser(
+class _JsonParser(argparse.ArgumentParser):
+    """Tells what is wrong with the arguments as JSON. Its subcommands are of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(argparse.Namespace(as_json=True), message, "ArgumentError")
+        sys.exit(MISUSED)
+
+
+def parser(*, as_json: bool = False) -> argparse.ArgumentParser:
+    """The whole command line; the reference in docs/gateway.md is compared with it. With `as_json` its errors are."""
+    kind = _JsonParser if as_json else argparse.ArgumentParser
+    top = kind(
         prog="machpay-gateway",
         description=_ABOUT,
         epilog=EXIT_CODES,

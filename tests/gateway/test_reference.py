@@ -173,3 +173,10 @@ def test_every_event_is_documented() -> None:
     }
     documented = {f"com.machpay.{names(row[0])[0]}" for row in rows(section("### Events"), "`com.machpay.…`")}
     assert documented == kinds - {events.SDK_TELEMETRY}
+
+
+def test_errors_of_arguments_are_json_too(command: Command) -> None:
+    for arguments in (["--json"], ["check", "--json", "--bogus"], ["claim", "--minimum", "0", "--json"]):
+        ran = command(*arguments)
+        assert (ran.code, ran.out, ran.error["error"]) == (2, "", "ArgumentError")
+    assert command("check", "--bogus").err.startswith("usage: ")
