@@ -6,7 +6,7 @@ Deliberately not a framework: a process routes in one function and calls these.
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import prometheus_client
@@ -20,6 +20,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +125,15 @@ async def _read(receive: Receive, limit: int) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes, what: str) -> T:
+    """The body as what `decoder` reads. Raises `BadRequest` for all that can be wrong with it, text that is no UTF-8
+    and nesting beyond the interpreter's depth included."""
+    try:
+        return decoder.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"{what}: {error}") from error
 
 
 async def respond(

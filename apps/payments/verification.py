@@ -80,6 +80,8 @@ def _check_item(raw: msgspec.Raw, network: Network, gateway: Pubkey, now: dateti
         payment = parse_item(item, gateway=gateway, channel=channel)
     except MalformedError as error:
         return Refused(b"", error.code)
+    if payment.served_at is not None and payment.served_at * 1000 >= _END_OF_TIME_MS:
+        return Refused(b"", "malformed")
     digest = payment.intent.digest
     stamped = signed_at(payment.intent.nonce)
     if not verify_item(payment, verify_beside):

@@ -335,6 +335,8 @@ def test_other_paths_methods_and_bodies_are_refused(shop):
     assert shop.get("/verify").status_code == 405
     assert shop.get("/nothing").status_code == 404
     assert shop.post("/settle", "no object").status_code == 400
+    no_text = b'{"paymentRequirements": {"scheme": "\xff"}}'
+    assert shop.http.post(f"{shop.url}/verify", content=no_text).status_code == 400
     assert shop.post("/settle", {"paymentPayload": "x" * 100_000}).status_code == 413
 
 

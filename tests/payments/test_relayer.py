@@ -160,12 +160,13 @@ def test_eight_connections_posting_the_same_batches_store_each_payment_once(rela
     [
         (b"{", 400, "malformed"),
         (b"[]", 400, "malformed"),
-        (b"\xff\xfe", 400, "malformed"),
+        (b'{"gateway_id": "\xff", "batch": []}', 400, "malformed"),
+        (b'{"batch": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed"),
         (b" " * (4 * 1024 * 1024 + 1), 413, "body_too_large"),
         ({"gateway_id": "somebody else", "batch": []}, 403, "not_yours"),
         ({"gateway_id": "", "batch": [{}] * 1001}, 413, "batch_too_large"),
     ],
-    ids=["not-json", "not-an-object", "not-text", "too-large", "another-gateway", "too-many"],
+    ids=["not-json", "not-an-object", "not-text", "too-deep", "too-large", "another-gateway", "too-many"],
 )
 def test_a_body_that_is_no_batch_is_refused(gateway, body, status, code):
     before = PaymentIntent.objects.count()

@@ -65,6 +65,7 @@ def test_the_briefs_six_fields_are_enough(payer):
         {"gateway": "11111111111111111111111111111111"},
         {"deadline": "soon"},
         {"cumulative": str(2**64)},
+        {"served_at": "9999-12-31T23:59:59-23:59"},
     ],
 )
 def test_what_does_not_parse_is_malformed_for_good(payer, changes):

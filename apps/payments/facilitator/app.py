@@ -6,7 +6,6 @@ is a problem (400).
 """
 
 import base64
-import binascii
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -148,10 +147,7 @@ class Facilitator:
 
     async def _judged(self, body: bytes, *, settling: bool) -> Judged | Refusal:
         """The payment, if it is in order by itself, its vendor is hosted here and its agent is known."""
-        try:
-            request = _request_decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise asgi.BadRequest(f"the body is not a facilitator request: {error}") from error
+        request = asgi.decode(_request_decoder, body, "the body is not a facilitator request")
         try:
             judged = await self._threads.verify(
                 judge, request, network=self._network, keys=self._keys, now=time.time(), settling=settling
@@ -187,13 +183,11 @@ class Facilitator:
 
     def _cosign(self, vendor: Pubkey, body: bytes) -> CosignAnswer:
         """Sign a transaction that registers the vendor's hosted gateway at the vendor's expense, and nothing else."""
+        request = asgi.decode(_cosign_decoder, body, "the body must be {message}")
         try:
-            request = _cosign_decoder.decode(body)
             raw = base64.b64decode(request.message, validate=True)
-        except (msgspec.DecodeError, binascii.Error, ValueError) as error:
-            raise asgi.BadRequest(
-                f"the body must be {{message: base64 of a transaction's message}}: {error}"
-            ) from error
+        except ValueError as error:
+            raise asgi.BadRequest(f"message must be base64 of a transaction's message: {error}") from error
         hosted = self._keys.of(vendor)
         if len(raw) > MESSAGE_BYTES_MAX or not _registers_only(raw, self._network, vendor, hosted.public):
             raise asgi.BadRequest(

@@ -75,10 +75,10 @@ def judge(
         terms = parse_terms(payload.payload)
         asked = required.extra.get("requestHash", payload.accepted.extra.get("requestHash"))
         request_hash = parse_hex(asked, "accepted.extra.requestHash", 32)
-    except msgspec.DecodeError as error:
-        return Refusal("invalid_payload", f"paymentPayload: {error}")
     except MalformedError as error:
         return Refusal("invalid_payload", error.detail)
+    except (ValueError, RecursionError) as error:
+        return Refusal("invalid_payload", f"paymentPayload: {error}")
     attempt = Attempt(
         agent=terms.agent,
         gateway=terms.gateway,

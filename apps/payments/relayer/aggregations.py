@@ -50,8 +50,8 @@ class AggregationEndpoints:
         except ValueError as error:
             raise UnknownAggregation("no open proposal to this agent has this id") from error
         try:
-            signature = _signature_decoder.decode(body).parse()
-        except (msgspec.DecodeError, MalformedError) as error:
+            signature = asgi.decode(_signature_decoder, body, "the body is not a signature").parse()
+        except MalformedError as error:
             raise asgi.BadRequest(f"the body is not a signature: {error}") from error
         status = await self._threads.database(
             sign, aggregation_id, agent=signer.pubkey, signature=signature, network=self._network

@@ -166,10 +166,7 @@ class Relayer:
 
     async def _store(self, scope: asgi.Scope, body: bytes) -> list[ItemResult]:
         signer = await authenticate(scope, body, self._threads)
-        try:
-            batch = _batch_decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise asgi.BadRequest(f"the body is not a batch of settlements: {error}") from error
+        batch = asgi.decode(_batch_decoder, body, "the body is not a batch of settlements")
         if max(len(batch.batch), len(batch.vouchers)) > MAX_BATCH_ITEMS:
             raise BatchTooLarge(f"a batch has at most {MAX_BATCH_ITEMS} items and as many vouchers")
         _must_be(signer, batch.gateway_id)
@@ -225,10 +222,7 @@ class Relayer:
     async def _heartbeat(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         body = await asgi.read_body(scope, receive, limit=HEARTBEAT_BYTES_MAX)
         signer = await authenticate(scope, body, self._threads)
-        try:
-            heartbeat = _heartbeat_decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise asgi.BadRequest(f"the body is not a heartbeat: {error}") from error
+        heartbeat = asgi.decode(_heartbeat_decoder, body, "the body is not a heartbeat")
         if b"\\u0000" in body:
             raise asgi.BadRequest("a heartbeat holds no NUL characters")
         _must_be(signer, heartbeat.gateway_id)

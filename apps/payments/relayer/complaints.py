@@ -52,14 +52,12 @@ class ComplaintEndpoint:
         await asgi.respond_json(send, ComplaintAnswer(made.id, str(made.verdict)), status=201)
 
     def _parse(self, body: bytes) -> Complained:
+        request = asgi.decode(_decoder, body, "the body is not a complaint")
         try:
-            request = _decoder.decode(body)
             item = decode_item(request.payment)
             gateway = parse_pubkey(request.gateway, "gateway")
             channel = self._network.channel(parse_pubkey(item.agent, "agent"), gateway)
             payment = parse_item(item, gateway=gateway, channel=channel)
-        except msgspec.DecodeError as error:
-            raise asgi.BadRequest(f"the body is not a complaint: {error}") from error
         except MalformedError as error:
             raise asgi.BadRequest(error.detail) from error
         if request.kind not in Complaint.Kind.values:

@@ -61,10 +61,7 @@ class LeaseEndpoints:
         body = await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX)
         signer = await authenticate(scope, body, self._threads)
         vendor = await self._directory.vendor_of(signer.pubkey)
-        try:
-            request = _request_decoder.decode(body)
-        except msgspec.DecodeError as error:
-            raise asgi.BadRequest(f"the body is not a lease request: {error}") from error
+        request = asgi.decode(_request_decoder, body, "the body is not a lease request")
         payment = await self._threads.verify(self._intent, request, signer.key)
         wish = Wish(
             agent=request.agent,
@@ -85,11 +82,11 @@ class LeaseEndpoints:
     async def release(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         body = await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX)
         signer = await authenticate(scope, body, self._threads)
+        request = asgi.decode(_release_decoder, body, "not the release of a lease")
         try:
             lease_id = UUID(scope["path"].split("/")[-2])
-            request = _release_decoder.decode(body)
-        except (ValueError, msgspec.DecodeError) as error:
-            raise asgi.BadRequest(f"not the release of a lease: {error}") from error
+        except ValueError as error:
+            raise asgi.BadRequest(f"not the id of a lease: {error}") from error
         freed = await self._threads.database(
             leases.release, lease_id=lease_id, gateway=signer.pubkey, last_seq=request.last_seq
         )
