@@ -194,6 +194,21 @@ async def test_approval_may_be_asked_of_a_coroutine(key, gateway):
     assert isinstance(caught.value.__cause__, ConfigError)
 
 
+async def test_approval_is_asked_once_although_a_lost_state_takes_two_signatures(key, gateway, client):
+    asked: list[int] = []
+
+    def approve(proposal: Proposal) -> bool:
+        asked.append(proposal.price_atomic)
+        return True
+
+    assert (await client.pay_and_call(gateway.url + "/paid")).charged == PRICE
+    async with an_httpx_client(a_config(key, budgets=Budgets(approve=approve))) as http:
+        assert charged(await http.get(gateway.url + "/paid")) == PRICE
+        assert asked == [PRICE]
+        assert charged(await http.get(gateway.url + "/paid")) == PRICE
+    assert asked == [PRICE, PRICE]
+
+
 def test_an_allow_list_of_origins_is_refused_because_a_scheme_sees_none(key):
     with pytest.raises(ConfigError, match="allowed_vendors"):
         MachPayScheme(a_config(key, budgets=Budgets(allowed_origins=["https://api.example"])))

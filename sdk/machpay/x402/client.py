@@ -96,7 +96,7 @@ class _Scheme:
     def _ask(self, context: PaymentCreationContext) -> Any:
         """What the approval callback answers; True when it need not be asked."""
         requirements, url = self._asked(context)
-        proposal = self._wallet.proposal(_typed(requirements), url)
+        proposal = self._wallet.proposal(_typed(requirements), url, requirements)
         approve = self._config.budgets.approve
         return True if proposal is None or approve is None else approve(proposal)
 

@@ -102,10 +102,13 @@ class Wallet:
         """Whether this is the token of the configured network."""
         return asset == str(self.config.network.mint) and network == self.config.network.caip2
 
-    def proposal(self, requirements: Requirements, url: str) -> Proposal | None:
-        """What the approval callback is to be asked before this is paid; None if it need not be asked."""
+    def proposal(self, requirements: Requirements, url: str, of: object) -> Proposal | None:
+        """What the approval callback is to be asked before this is paid; None if it need not be asked, or was asked
+        when the same requirements (the very object `of`) were paid first."""
         offer = self._offer(requirements, url)
-        if not self.config.budgets.asks_about(offer.amount):
+        with self._lock:
+            is_repeated = any(recovery.requirements is of for recovery in self._recovering)
+        if is_repeated or not self.config.budgets.asks_about(offer.amount):
             return None
         return Proposal(url, "", offer.amount, str(offer.gateway), str(offer.vendor))
 
