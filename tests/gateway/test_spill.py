@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,24 @@ def test_a_file_of_another_name_is_left_alone(tmp_path: Path) -> None:
     again.append(lines(2, 1))
     assert drain(again) == lines(0, 3)
     assert [path.name for path in files(tmp_path)] == ["copy of 1.jsonl"]
+
+
+def test_files_that_an_operator_removes_are_said_and_stop_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spill = Spill(tmp_path, ROOM)
+    for start in range(0, 30, 10):
+        spill.append(lines(start, 10))
+    first, *_, last = files(tmp_path)
+    assert first != last
+    first.unlink()
+    last.unlink()
+    left = drain(spill)
+    assert left == [line for line in lines(0, 30) if line in left]
+    lost = sum(int(record.getMessage().partition(" events are lost")[0]) for record in caplog.records)
+    assert (lost, len(caplog.records)) == (30 - len(left), 2)
+    spill.append(lines(30, 1))
+    assert drain(spill) == lines(30, 1)
 
 
 def test_what_was_not_confirmed_is_there_after_a_crash(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ a crash its events are sent again from its start, and the receiver tells duplica
 the oldest file goes. Every method blocks on the disk: call them in a thread, one at a time.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ _FILES: Final = 8
 """How many files fill the room: the least that is lost at once is an eighth of it."""
 _NAMES: Final = "[0-9]" * 20 + ".jsonl"
 """What else is in the folder is somebody else's."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -69,7 +72,9 @@ class Spill:
         if not self._writable or self._files[-1].size >= self._file_bytes:
             self._begin()
         file = self._files[-1]
-        descriptor = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Only a new one is made: in the place of a file that was removed there would be zeros.
+        made = os.O_CREAT if file.size == 0 else 0
+        descriptor = os.open(file.path, os.O_WRONLY | made | os.O_CLOEXEC, 0o600)
         try:
             # At the end of what counts: a write that failed half-way is overwritten by the next.
             os.ftruncate(descriptor, file.size)
@@ -89,7 +94,14 @@ class Spill:
         if not self._files:
             return []
         file = self._files[0]
-        with file.path.open("rb") as content:
+        try:
+            content = file.path.open("rb")
+        except FileNotFoundError:
+            # Somebody made room by hand.
+            logger.warning("%d events are lost: %s was removed", file.left, file.path)
+            self._forget_first()
+            return self.read(max_lines, max_bytes)
+        with content:
             content.seek(file.sent)
             data = content.read(min(max_bytes, file.size - file.sent))
             end = data.rfind(b"\n") + 1
@@ -110,11 +122,13 @@ class Spill:
     def _make_room(self, size: int) -> int:
         dropped = 0
         while self._files and self.disk_bytes + size > self._max_bytes:
-            oldest = self._files.pop(0)
-            dropped += oldest.left
-            oldest.path.unlink(missing_ok=True)
-            self._writable = self._writable and bool(self._files)
+            dropped += self._files[0].left
+            self._forget_first()
         return dropped
+
+    def _forget_first(self) -> None:
+        self._files.pop(0).path.unlink(missing_ok=True)
+        self._writable = self._writable and bool(self._files)
 
     def _begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -124,8 +138,7 @@ class Spill:
 
     def _remove_finished(self) -> None:
         while self._files and not self._files[0].left:
-            self._files.pop(0).path.unlink(missing_ok=True)
-            self._writable = self._writable and bool(self._files)
+            self._forget_first()
 
 
 def _pieces(lines: Sequence[bytes], size: int) -> Iterator[list[bytes]]:
