@@ -106,7 +106,17 @@ def test_origins_have_one_spelling(url, origin):
 
 
 @pytest.mark.parametrize(
-    "url", ["api.example", "127.0.0.1:8402", "ftp://host", "http://", "http://[::", "http://host:70000", ""]
+    "url",
+    [
+        "api.example",
+        "127.0.0.1:8402",
+        "ftp://host",
+        "http://",
+        "http://[::",
+        "http://host:70000",
+        "http://host:0",
+        "",
+    ],
 )
 def test_what_names_no_server_is_no_origin(url):
     with pytest.raises(ConfigError):

@@ -79,7 +79,7 @@ def origin_of(url: str) -> str:
     except httpx.InvalidURL as error:
         raise ConfigError(f"{url}: {error}") from error
     host = parsed.raw_host.decode("ascii")
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    port = (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
     if parsed.scheme not in ("http", "https") or not host or not 0 < port < 65_536:
         raise ConfigError(f"{url!r} is not an http:// or https:// URL of a server")
     return f"{parsed.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
