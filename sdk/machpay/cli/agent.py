@@ -46,26 +46,32 @@ def deposit(options: argparse.Namespace) -> int:
                 return signature, None
 
     signature, bond = asyncio.run(deposit())
-    say(
-        options,
-        {"transaction": signature, "deposited_atomic": options.amount_atomic, "bond_atomic": bond},
-        signature if bond is None else f"{signature}\nbond {usdc(bond)} USDC",
-    )
+    result = {"transaction": signature, "deposited_atomic": options.amount_atomic}
+    if bond is None:
+        say(options, result, signature)
+    else:
+        say(options, {**result, "bond_atomic": bond}, f"{signature}\nbond {usdc(bond)} USDC")
     return OK
 
 
 def withdraw(options: argparse.Namespace) -> int:
-    async def withdraw() -> tuple[str, BondInfo]:
+    async def withdraw() -> tuple[str, BondInfo | None]:
         async with MachPayClient(config_of(options)) as client:
             if options.cancel:
                 signature = await client.cancel_withdrawal()
             else:
                 signature = await client.withdraw_bond(options.amount_atomic)
-            return signature, await client.get_bond_info()
+            try:
+                return signature, await client.get_bond_info()
+            except ChainError:
+                return signature, None
 
     if options.cancel == (options.amount_atomic is not None):
         raise ConfigError("withdraw takes either an amount or --cancel")
     signature, info = asyncio.run(withdraw())
+    if info is None:
+        say(options, {"transaction": signature}, signature)
+        return OK
     pending = (
         f", {usdc(info.pending_withdrawal)} USDC unlock at {to_rfc3339(info.unlocks_at)}"
         if info.unlocks_at
