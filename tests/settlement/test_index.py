@@ -245,6 +245,10 @@ def test_a_reading_of_before_does_not_answer_what_is_wanted_later(recon: Recon) 
     chain_index.snapshot_taken(slot + 1)
     assert chain_index.position().snapshot_wanted == ""
 
+    # The next looks meet the same gap again.
+    chain_index.want_snapshot("a gap", slot=slot + 1)
+    assert chain_index.position().snapshot_wanted == ""
+
 
 def test_a_channel_that_moved_unseen_stops_a_part_and_everything_is_read(recon: Recon) -> None:
     (payer,) = recon.payers(1, LEXICON)

@@ -119,9 +119,10 @@ def advance(slot: int) -> None:
 
 
 def want_snapshot(reason: str, *, slot: int) -> None:
-    """Have all accounts read by the next sync, as of `slot` or later, because the index may lack something."""
+    """Have all accounts read by the next sync, as of `slot` or later, because the index may lack something. Nothing if
+    that was done: several looks meet the same transaction."""
     position()
-    ChainIndex.objects.update(
+    ChainIndex.objects.filter(snapshot_slot__lt=slot).update(
         snapshot_wanted=reason[:200], snapshot_wanted_slot=Greatest(F("snapshot_wanted_slot"), slot)
     )
 
