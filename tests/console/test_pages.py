@@ -39,6 +39,13 @@ def text(response: Any) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
 
 
+@pytest.fixture(autouse=True)
+def nothing_reported_yet(db: None) -> None:
+    """Receivers of earlier tests are processes of their own: what they stored outlives a test's rollback."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM payment_authorized")
+
+
 @pytest.fixture
 def staff(client: Client) -> Client:
     client.force_login(get_user_model().objects.create_user(username="operator", is_staff=True))
@@ -46,9 +53,6 @@ def staff(client: Client) -> Client:
 
 
 def test_an_empty_network_says_so(client: Client) -> None:
-    # Receivers of earlier tests are processes of their own: what they stored outlives a test's rollback.
-    with connection.cursor() as cursor:
-        cursor.execute("DELETE FROM payment_authorized")
     page = text(client.get("/"))
     for sentence in ("No payments yet.", "Nothing settled yet.", "No gateways yet."):
         assert sentence in page
