@@ -25,7 +25,7 @@ from machpay_gateway.log.segments import Segment, lock, recover, segment_path, s
 from machpay_gateway.log.tail import Tail
 
 LINGER_S: Final = 0.01
-"""How long a record that nobody waits for may stay in memory."""
+"""How long a record that nobody waits for stays in memory, twice that at most."""
 GATHER_S: Final = 0.002
 """How long a write waits at most for records of payments that are being worked on anyway."""
 GATHERED: Final = 8
@@ -111,7 +111,7 @@ class Journal:
         if payment is not None:
             self._pending.append((self._appended, payment))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._flush_soon)
+            self._linger()
         return payment
 
     async def durable(self) -> None:
@@ -142,9 +142,16 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _flush_soon(self) -> None:
+    def _linger(self) -> None:
+        """Write what is not durable by and by, unless somebody who waits has it written before."""
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._flush, self._durable + 1)
+
+    def _flush(self, oldest: int) -> None:
         self._timer = None
-        self._wake.set()
+        if self._durable < oldest:
+            self._wake.set()
+        elif self._durable < self._appended:
+            self._linger()
 
     async def _run(self) -> None:
         while not (self._closing and (self._durable >= self._appended or self.failure is not None)):
