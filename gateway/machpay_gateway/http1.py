@@ -231,6 +231,8 @@ class Connection(asyncio.Protocol):
             if name == b"content-length":
                 self.length = int(value)
             elif name == b"transfer-encoding":
+                if value.lower() != b"chunked":
+                    raise ValueError(f"the transfer coding {value!r} is not understood")
                 is_chunked = True
         self._reusable = self._parser.should_keep_alive()
         self._has_head = True

@@ -120,6 +120,9 @@ class Request:
 
     def _read_target(self, target: bytes) -> None:
         """Targets in other forms than `/path?query`."""
+        if b"#" in target:
+            # No target has a fragment. What we take for one the upstream may take for more of the path.
+            raise ValueError("a fragment in the target")
         parsed = httptools.parse_url(target)
         if not parsed.path:
             raise ValueError("the target has no path")

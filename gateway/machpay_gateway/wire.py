@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self.body_timeout_s = house.limits.body_timeout_s
         self.proxies = house.proxies
         self.is_lost = False
-        self._incoming = Incoming(self, self._arrived, self._ended)
+        self._incoming = Incoming(self, house.limits.max_head_bytes, self._arrived, self._ended)
         self._is_reading = True
         self._is_deaf = False
         """True when nothing more is taken from the client."""
@@ -114,14 +114,11 @@ class Connection(asyncio.Protocol):
             self._end_behind_last()
         except NotHttp as error:
             logger.info("not an HTTP request: %s", error)
-            self._give_up(b"400 Bad Request", b"Invalid HTTP request received.")
+            self._give_up(error.status, error.text)
             return
-        if incoming.is_in_head:
-            if incoming.head_bytes > self._house.limits.max_head_bytes:
-                self._give_up(b"431 Request Header Fields Too Large", b"the head of the request is too large")
-            elif not was_in_head and self._reply is None and self._task is not None:
-                # The first head of a connection is due since it was made.
-                self._due.within(self._house.limits.head_timeout_s)
+        if incoming.is_in_head and not was_in_head and self._reply is None and self._task is not None:
+            # The first head of a connection is due since it was made.
+            self._due.within(self._house.limits.head_timeout_s)
 
     def shutdown(self) -> None:
         """Take no more requests; the connection ends behind the answer that is under way."""

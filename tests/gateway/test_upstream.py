@@ -193,6 +193,7 @@ async def test_trailers_are_known_when_the_body_was_read() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",),
         (b"HTTP/1.1 200 OK\r\nX-Long: " + b"y" * 200_000,),

@@ -73,7 +73,39 @@ class TestHeads:
         endless = [b"GET /free HTTP/1.1\r\nHost: x\r\n", *(b"X-More: " + b"y" * 8_000 + b"\r\n",) * 60]
         said = await raw(gateway, *endless)
         assert said.startswith(b"HTTP/1.1 431 ")
+        # Also when all of it is there at once.
+        whole = head("GET", "/free", *lines, *(f"X-Long-{number}: {'y' * 6_000}" for number in range(9, 17)))
+        assert (await raw(gateway, whole)).startswith(b"HTTP/1.1 431 ")
         assert len(upstream.seen) == 1
+
+    async def test_a_long_body_that_comes_with_its_head_makes_the_head_no_longer(
+        self, gateway: RunningGateway, upstream: Upstream
+    ) -> None:
+        body = b"z" * 150_000
+        request = head("POST", "/free", f"Content-Length: {len(body)}", "Connection: close") + body
+        assert (await raw(gateway, request)).startswith(b"HTTP/1.1 200 ")
+        assert [received for *_, received in upstream.seen] == [body]
+
+    @pytest.mark.parametrize(
+        ("request_head", "status"),
+        [
+            (b"GET /free HTTP/1.1\r\n\r\n", b"400"),
+            (b"GET /free HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", b"400"),
+            (b"GET /free HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET /free HTTP/2.0\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET /free#/../paid HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+            (b"GET http://x/free#/../paid HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+            (
+                b"POST /free HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+                b"501",
+            ),
+        ],
+    )
+    async def test_what_the_upstream_could_take_for_something_else_is_refused(
+        self, gateway: RunningGateway, upstream: Upstream, request_head: bytes, status: bytes
+    ) -> None:
+        assert (await raw(gateway, request_head)).startswith(b"HTTP/1.1 " + status + b" ")
+        assert upstream.seen == []
 
     async def test_a_head_that_does_not_come_is_408(self, start_gateway: START) -> None:
         gateway = await start_gateway(sections="[limits]\nhead_timeout_s = 0.2")
