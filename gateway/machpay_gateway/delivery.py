@@ -14,11 +14,12 @@ from typing import Final
 
 import msgspec
 
+from machpay.protocol.encoding import decode_json
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.settlements import ItemResult, SettlementAnswer
 from machpay.protocol.x402 import voucher_json
 from machpay_gateway.backoff import Backoff
-from machpay_gateway.errors import GatewayError, RelayerError
+from machpay_gateway.errors import GatewayError, LogDamaged, RelayerError
 from machpay_gateway.items import settlement_item
 from machpay_gateway.log.backlog import Backlog
 from machpay_gateway.log.join import OpenPayment
@@ -80,7 +81,7 @@ class Delivery:
             await self._progress.wait()
             self._progress.clear()
             await asyncio.sleep(LINGER_S)
-            while await self.deliver_once():
+            while await self._deliver():
                 pass
 
     async def drain(self, timeout_s: float) -> None:
@@ -91,6 +92,17 @@ class Delivery:
                     pass
         except (TimeoutError, GatewayError) as error:
             logger.info("%d payments stay in the log for the next start: %s", self.undelivered, error)
+
+    async def _deliver(self) -> bool:
+        """`deliver_once` for ever: a disk that cannot be read or written now is tried again."""
+        try:
+            return await self.deliver_once()
+        except (LogDamaged, OSError) as error:
+            if self.failure is None:
+                logger.error("delivery: %s", error)
+            self.failure = str(error)
+            await asyncio.sleep(self._backoff.next_s())
+            return True
 
     async def deliver_once(self, *, give_up: bool = False) -> bool:
         """Deliver one batch, with as many attempts as it takes; False if there was nothing to deliver.
@@ -190,9 +202,9 @@ class Delivery:
 
 def _results(raw: bytes, expected: int) -> list[ItemResult]:
     try:
-        results = _decoder.decode(raw).results
-    except (msgspec.DecodeError, MalformedError) as error:
-        raise RelayerError(f"the relayer's answer does not parse: {error}") from error
+        results: list[ItemResult] = decode_json(_decoder, raw, "the relayer's answer does not parse").results
+    except MalformedError as error:
+        raise RelayerError(error.detail) from error
     if len(results) != expected:
         raise RelayerError(f"the relayer answered {len(results)} of {expected} payments")
     return results

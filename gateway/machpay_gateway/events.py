@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import msgspec
 
-from machpay.protocol.encoding import to_rfc3339
+from machpay.protocol.encoding import decode_json, to_rfc3339
+from machpay.protocol.errors import MalformedError
 from machpay.protocol.events import BATCH_CONTENT_TYPE, CloudEvent, EventData
 from machpay_gateway.backoff import Backoff
 from machpay_gateway.errors import RelayerError
@@ -53,6 +54,9 @@ class _Answer(msgspec.Struct):
 
     rejected: int = 0
     errors: list[dict[str, Any]] = []
+
+
+_answer_decoder = msgspec.json.Decoder(_Answer)
 
 
 class Events:
@@ -114,6 +118,7 @@ class Events:
                 try:
                     await self.send_once()
                 except RelayerError as error:
+                    self._failed(error)
                     await self._pause(error.retry_after_s or self._backoff.next_s())
 
     async def drain(self, timeout_s: float) -> None:
@@ -159,9 +164,7 @@ class Events:
         try:
             answer = await self._peers.post(self._receiver_url, "/v1/ingest", body, BATCH_CONTENT_TYPE)
         except RelayerError as error:
-            if self.failure is None:
-                logger.warning("events: %s", error)
-            self.failure = str(error)
+            self._failed(error)
             if error.status not in _REFUSED:
                 raise
             if len(batch) > 1:
@@ -177,10 +180,15 @@ class Events:
             self._note(answer, len(batch))
         self._backoff.reset()
 
+    def _failed(self, error: RelayerError) -> None:
+        if self.failure is None:
+            logger.warning("events: %s", error)
+        self.failure = str(error)
+
     def _note(self, answer: bytes, count: int) -> None:
         try:
-            said = msgspec.json.decode(answer, type=_Answer)
-        except msgspec.DecodeError:
+            said: _Answer = decode_json(_answer_decoder, answer, "the receiver's answer")
+        except MalformedError:
             said = _Answer()
         self._metrics.events_sent.add(count - said.rejected)
         codes = sorted({str(error.get("code")) for error in said.errors})

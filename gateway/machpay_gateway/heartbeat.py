@@ -86,7 +86,7 @@ class Heartbeat:
     def _note(self, answer: bytes) -> None:
         try:
             registered = msgspec.json.decode(answer).get("registered")
-        except (msgspec.DecodeError, AttributeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
             return
         if registered is False and self.registered is not False:
             logger.warning(

@@ -15,6 +15,8 @@ from typing import Final
 
 import msgspec
 
+from machpay.protocol.encoding import decode_json
+from machpay.protocol.errors import MalformedError
 from machpay_gateway.errors import UpstreamError
 from machpay_gateway.headers import AMOUNT
 from machpay_gateway.payments import Ticket
@@ -69,9 +71,10 @@ class Metering:
             try:
                 status, body = await self._upstream.get(target)
                 if status == 200:
-                    return _decoder.decode(body).amount_atomic
+                    usage: _Usage = decode_json(_decoder, body, "not an amount")
+                    return usage.amount_atomic
                 logger.warning("%s answers %d", target, status)
-            except (UpstreamError, msgspec.DecodeError) as error:
+            except (UpstreamError, MalformedError) as error:
                 logger.warning("%s: %s", target, error)
         return None
 

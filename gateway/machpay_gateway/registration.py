@@ -179,6 +179,6 @@ async def _announce_once(settings: Settings, key: SigningKey, peers: Peers) -> s
         registered = answer.get("registered")
     except RelayerError as error:
         return str(error)
-    except (msgspec.DecodeError, AttributeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         return f"{settings.relayer_url} does not answer like a relayer"
     return None if registered is True else "the relayer does not see the registration as final yet"

@@ -120,6 +120,26 @@ async def test_a_gateway_whose_disk_fails_stops_in_order_and_delivers_when_it_is
     await eventually(dead_letters.exists, "a dead letter")
 
 
+async def test_delivery_goes_on_when_a_disk_that_failed_is_well_again(
+    gateway: RunningGateway, net: NetworkStandIn
+) -> None:
+    net.verdicts[1] = ItemResult("", "rejected", retry=False, code="nonce_replayed")
+    dead_letters = gateway.settings.data_dir / "dead-letters.jsonl"
+    dead_letters.mkdir()
+
+    async def failing() -> bool:
+        health = (await gateway.get("/health")).json()["components"]["delivery"]
+        return "dead-letters.jsonl" in str(health)
+
+    digests = await pay(gateway, 2)
+    await eventually(failing, "health names the file")
+    dead_letters.rmdir()
+    await eventually(lambda: list(net.items) == digests[1:], "the other is delivered")
+    await eventually(dead_letters.exists, "a dead letter")
+    digests += await pay(gateway, 1)
+    await eventually(lambda: list(net.items) == digests[1:], "and what comes later")
+
+
 async def test_an_item_to_be_retried_is_sent_again_before_anything_behind_it(
     gateway: RunningGateway, net: NetworkStandIn
 ) -> None:

@@ -140,7 +140,8 @@ class TestChallenge:
         assert "PAYMENT-SIGNATURE" in answer.json()["detail"]
 
     @pytest.mark.parametrize(
-        "header", ["x", "!!!!", "e30=", "W10=", "bnVsbA==", "eyJ4NDAyVmVyc2lvbiI6MX0=", "a" * 60_000]
+        "header",
+        ["x", "!!!!", "e30=", "W10=", "bnVsbA==", "eyJ4NDAyVmVyc2lvbiI6MX0=", "a" * 60_000, "eyJhIjoi/yJ9"],
     )
     async def test_a_malformed_header_is_400_and_never_an_error_of_ours(
         self, gateway: RunningGateway, header: str

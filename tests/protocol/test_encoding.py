@@ -148,11 +148,16 @@ def test_times_in_other_forms_are_refused(value):
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{", b'"1"', b"1.5", b"\xff", b"[" * 100_000, b"[" * 50_000 + b"]" * 50_000]
+    "raw", [b"", b"{", b'"1"', b"1.5", b"\xff", b'"\xff"', b"[" * 100_000, b"[" * 50_000 + b"]" * 50_000]
 )
 def test_json_that_cannot_be_decoded_is_malformed(raw):
     with pytest.raises(MalformedError, match="thing"):
         decode_json(msgspec.json.Decoder(int), raw, "thing")
+
+
+def test_json_with_broken_text_in_a_field_is_malformed():
+    with pytest.raises(MalformedError, match="thing"):
+        decode_json(msgspec.json.Decoder(dict), b'{"known":"\xff"}', "thing")
 
 
 def test_json_nested_past_the_interpreters_depth_is_malformed():

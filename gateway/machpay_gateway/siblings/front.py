@@ -273,6 +273,6 @@ def _document(answer: tuple[int, bytes] | None) -> dict[str, Any] | None:
         return None
     try:
         document = msgspec.json.decode(answer[1])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return document if isinstance(document, dict) else None

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from machpay.protocol.changes import ChangesAnswer
+from machpay.protocol.encoding import decode_json
 from machpay.protocol.errors import MalformedError
 from machpay_gateway.backoff import Backoff
 from machpay_gateway.errors import RelayerError
@@ -51,9 +52,8 @@ class Follower:
 
     async def _poll(self) -> None:
         target = "/changes" if self._cursor is None else f"/changes?after={quote(self._cursor, safe='')}"
-        try:
-            answer = _decoder.decode(await self._peers.get(self._relayer_url, target))
-        except msgspec.DecodeError as error:
-            raise MalformedError(str(error)) from error
+        answer = decode_json(
+            _decoder, await self._peers.get(self._relayer_url, target), "the relayer's answer"
+        )
         self._solvency.apply(answer.changes, answer.rules, reset=answer.reset)
         self._cursor = answer.cursor

@@ -7,7 +7,7 @@ import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
-from machpay.protocol.encoding import parse_u64
+from machpay.protocol.encoding import decode_json, parse_u64
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import Voucher
 from machpay.protocol.leases import LeaseAnswer
@@ -31,10 +31,7 @@ class Leased:
 
 def read_credit(body: bytes, agent: Pubkey, gateway: Pubkey, network: Network) -> Credit:
     """The answer of `GET /liability/{agent}`. Raises `MalformedError`."""
-    try:
-        answer = _liability_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedError(str(error)) from error
+    answer: LiabilityAnswer = decode_json(_liability_decoder, body, "the relayer's answer")
     if answer.agent != str(agent):
         raise MalformedError("the answer is about another agent")
     snapshot = answer.snapshot
@@ -46,10 +43,7 @@ def read_credit(body: bytes, agent: Pubkey, gateway: Pubkey, network: Network) -
 
 def read_lease(body: bytes, agent: Pubkey, gateway: Pubkey, network: Network) -> Leased:
     """The answer of `POST /leases`. Raises `MalformedError`."""
-    try:
-        answer = _lease_decoder.decode(body)
-    except msgspec.DecodeError as error:
-        raise MalformedError(str(error)) from error
+    answer: LeaseAnswer = decode_json(_lease_decoder, body, "the relayer's answer")
     channel = network.channel(agent, gateway)
     if answer.channel is not None and answer.channel.address != str(channel):
         raise MalformedError("the answer is about another channel")

@@ -14,7 +14,7 @@ import msgspec
 from solders.pubkey import Pubkey
 
 from machpay.chain.network import Network
-from machpay.protocol.encoding import parse_pubkey
+from machpay.protocol.encoding import decode_json, parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.intents import Voucher
 from machpay.protocol.settlements import (
@@ -154,9 +154,9 @@ async def _post(batch: list[Good], peers: Peers, relayer_url: str) -> list[ItemR
     }
     raw = await peers.post(relayer_url, "/settlements", msgspec.json.encode(body))
     try:
-        results = _decoder.decode(raw).results
-    except msgspec.DecodeError as error:
-        raise RelayerError(f"the relayer's answer does not parse: {error}") from error
+        results: list[ItemResult] = decode_json(_decoder, raw, "the relayer's answer does not parse").results
+    except MalformedError as error:
+        raise RelayerError(error.detail) from error
     if len(results) != len(batch):
         raise RelayerError(f"the relayer answered {len(results)} of {len(batch)} payments")
     return results

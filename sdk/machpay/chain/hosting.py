@@ -125,5 +125,5 @@ async def _call(method: str, url: str, body: bytes | None = None) -> bytes:
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FacilitatorError(f"the facilitator's answer is not a {kind.__name__}: {error}") from error

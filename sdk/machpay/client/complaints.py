@@ -85,7 +85,7 @@ class Evidence:
         for line in () if self._file is None else self._file.read():
             try:
                 yield _decoder.decode(line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
 
     def _show(self, digest: bytes, reason: str, receipt: SignedReceipt | None) -> Shown | None:

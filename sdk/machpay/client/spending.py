@@ -116,7 +116,7 @@ class Spending:
             vendors = {key: parse_u64(amount, key) for key, amount in document.vendors.items()}
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError, MalformedError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, MalformedError) as error:
             raise SpendingUnknownError(str(path), str(error)) from error
         self._day, self._vendors = document.day, vendors
 

@@ -66,7 +66,7 @@ class StateFile:
     def _read(self) -> _Document:
         try:
             document = msgspec.json.decode(self.path.read_bytes(), type=_Document)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             document = None
         if document is None or document.version != VERSION or document.agent != self._agent:
             return _Document(VERSION, self._agent, {})

@@ -97,9 +97,9 @@ def parse_rfc3339(value: object, field: str) -> int:
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any], raw: bytes | msgspec.Raw, what: str) -> Any:
-    """Decode JSON from a peer. Everything that can be wrong with it, nesting beyond the interpreter's depth
-    included, is one `MalformedError`."""
+    """Decode JSON from a peer. Everything that can be wrong with it, broken UTF-8 and nesting beyond the interpreter's
+    depth included, is one `MalformedError`."""
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedError(f"{what}: {error}") from error
