@@ -333,7 +333,7 @@ class TestProxies:
         self, start_gateway: START, upstream: Upstream
     ) -> None:
         gateway = await start_gateway(
-            sections='[limits]\ntrusted_proxies = ["127.0.0.1"]\nrate_per_s = 0.01\nrate_burst = 2'
+            sections='[limits]\ntrusted_proxies = ["127.0.0.1"]\nrate_per_s = 0.001\nrate_burst = 2'
         )
         payer = gateway.payer()
         busy, other = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
@@ -342,7 +342,7 @@ class TestProxies:
         for headers in (busy, {**busy, **payer.pay()}, {**busy, x402.SIGNATURE_HEADER: "nonsense"}):
             answer = await gateway.get("/paid", headers=headers)
             assert (answer.status, answer.json()["code"]) == (429, "rate_limited")
-            assert 90 <= int(answer.headers["Retry-After"]) <= 100
+            assert 500 <= int(answer.headers["Retry-After"]) <= 1_000
         assert (await gateway.get("/free", headers=other)).status == 200
         # Who watches the gateway is not shut out.
         assert (await gateway.get("/health", headers=busy)).status == 200
