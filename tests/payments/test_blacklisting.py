@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from django.db import connection, transaction
 
 from apps.payments.models import AgentMirror, Case, ChainConfig, Gateway, Lease
-from apps.payments.services import cases, leases, misbehaviour, network
+from apps.payments.services import cases, gateways, leases, misbehaviour, network
 from apps.payments.services.leases import Granted, Refused, Wish
 from machpay.protocol.keys import SigningKey
 from tests.payments.conftest import registered
@@ -46,6 +47,15 @@ def suspected(gateway: Party) -> Case:
             kind=Case.Kind.SELECTIVE_DENIAL, subject=gateway.pubkey, key="test", evidence={}
         )
     return case
+
+
+def test_a_gateway_whose_vendor_revoked_its_key_gets_no_lease(payer: Payer) -> None:
+    assert isinstance(ask(payer), Granted)
+
+    gateways.remember([replace(payer.gateway.account(), revoked=True, revoked_at=1)])
+
+    assert ask(payer) == Refused("gateway_revoked")
+    assert Lease.objects.count() == 1
 
 
 def test_a_lease_that_is_being_granted_meanwhile_is_revoked(payer: Payer) -> None:

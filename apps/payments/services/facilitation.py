@@ -126,6 +126,7 @@ _DETAILS: Final = {
     "halted": "the network is halted",
     "held": "money is about to leave the agent's bond",
     "gateway_blacklisted": "the vendor's gateway is barred",
+    "gateway_revoked": "the vendor revoked its gateway",
 }
 
 

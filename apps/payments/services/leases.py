@@ -79,7 +79,7 @@ def _grant(wish: Wish) -> Granted | Refused:
     life, grace = _times()
     now = timezone.now()
     _free_lapsed(agent.agent, now)
-    code = "halted" if rules.halted else _barred(agent) or _blacklisted(wish.gateway)
+    code = "halted" if rules.halted else _barred(agent) or _gateway_barred(wish.gateway)
     if code is not None:
         return Refused(code)
     channel = _channel(wish)
@@ -149,7 +149,7 @@ def bar_to_charge(agent: AgentMirror, channel: Channel, *, price: int) -> str | 
     `ChainUnavailable` while the chain's configuration is not known.
     """
     halted = NetworkRules.objects.filter(halted=True).exists()
-    code = "halted" if halted else _barred(agent) or _blacklisted(channel.gateway_id)
+    code = "halted" if halted else _barred(agent) or _gateway_barred(channel.gateway_id)
     if code is not None:
         return code
     if agent.limit_per_call_atomic is not None and price > agent.limit_per_call_atomic:
@@ -199,10 +199,14 @@ def _barred(agent: AgentMirror) -> str | None:
     return "held" if agent.held_until_slot > mirrored_slot(agent) else None
 
 
-def _blacklisted(gateway: str) -> str | None:
-    """A gateway that misbehaved gets nothing of a bond set aside; what it delivers is stored and settled."""
-    barred = Gateway.objects.filter(pubkey=gateway, blacklisted_at__isnull=False).exists()
-    return "gateway_blacklisted" if barred else None
+def _gateway_barred(gateway: str) -> str | None:
+    """A gateway that misbehaved, or whose vendor revoked its key, gets nothing of a bond set aside; what it delivers is
+    stored and settled."""
+    found = Gateway.objects.filter(pubkey=gateway).values_list("blacklisted_at", "revoked").first()
+    blacklisted_at, revoked = found or (None, False)
+    if blacklisted_at is not None:
+        return "gateway_blacklisted"
+    return "gateway_revoked" if revoked else None
 
 
 def _channel(wish: Wish) -> Channel:

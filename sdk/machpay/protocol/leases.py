@@ -38,8 +38,8 @@ class LeaseAnswer(msgspec.Struct):
 
     With `refused` nothing was granted, or not renewed, and `lease_id` is None: `insufficient_bond`,
     `budget_exceeded`, `agent_suspended`, `agent_slashed`, `held` (the chain shows something that is not final
-    yet), `revoked` (release the old lease first), `not_delivered` (deliver up to `last_seq` first), `halted`, or
-    `gateway_blacklisted`.
+    yet), `revoked` (release the old lease first), `not_delivered` (deliver up to `last_seq` first), `halted`,
+    `gateway_blacklisted`, or `gateway_revoked` (by its vendor, on chain).
     """
 
     lease_id: str | None
