@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from apps.payments.models import Channel, Settlement
 from devnet.offers import ATLAS, LEXICON
+from machpay.protocol.keys import SigningKey
 from tests.settlement.conftest import Recon
 
 
@@ -41,6 +42,14 @@ def test_settle_now_pays_small_and_recent_amounts_and_waits(recon: Recon, settin
     assert recon.statuses(atlas) == ["SETTLED"]
     told = command(capsys, "settle", "--now")
     assert (told["settlements"], told["channels"]) == (0, 0)
+
+
+def test_settle_for_a_vendor_that_is_none_says_so(recon: Recon) -> None:
+    nobody = SigningKey.generate().pubkey
+    for options in ((), ("--dry-run",)):
+        with pytest.raises(CommandError, match=f"{nobody} is no vendor of this network") as refused:
+            call_command("settle", "--now", "--vendor", nobody, *options)
+        assert refused.value.returncode == 2
 
 
 def test_settle_says_when_it_cannot_and_when_it_is_not_done(recon: Recon, settings, capsys) -> None:

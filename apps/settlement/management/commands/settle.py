@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from apps.core.errors import DomainError
 from apps.core.money import format_usdc
 from apps.payments.selectors.recon import Progress, progress_of
+from apps.payments.selectors.vendors import payout_accounts
 from apps.settlement.chain import ChainSession, connect
 from apps.settlement.services.follow import follow
 from apps.settlement.services.fraud import look_for_fraud
@@ -45,6 +46,9 @@ class Command(BaseCommand):
                     self._preview(preview(chain, vendor=vendor), json)
                 else:
                     self._settle(chain, vendor, timeout, json)
+                # Only now: the chain has been looked at, and who is registered is known.
+                if vendor is not None and not payout_accounts([vendor]):
+                    raise CommandError(f"{vendor} is no vendor of this network", returncode=COULD_NOT)
         except (DomainError, ChainError) as error:
             raise CommandError(str(error), returncode=COULD_NOT) from error
 
