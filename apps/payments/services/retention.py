@@ -11,8 +11,6 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from apps.payments.models import AgentDay
-
 _DELETED_AT_ONCE: Final = 10_000
 
 _FORGET_LEASES: Final = """
@@ -21,6 +19,13 @@ DELETE FROM payments_lease WHERE id IN (
     WHERE l.state <> 'LIVE' AND l.ended_at < %s
         AND least(l.up_to_atomic, l.ended_total_atomic) <= c.settled_atomic
     ORDER BY l.ended_at LIMIT %s
+)
+"""
+
+
+_FORGET_DAYS: Final = """
+DELETE FROM payments_agent_day WHERE (agent, day) IN (
+    SELECT agent, day FROM payments_agent_day WHERE day < %s LIMIT %s
 )
 """
 
@@ -37,5 +42,6 @@ def forget_days() -> int:
     """Delete what agents were charged a day longer than `AGENT_DAYS_KEPT` ago; returns how many rows. Limits look at
     today only."""
     before = timezone.now().astimezone(UTC).date() - timedelta(days=settings.AGENT_DAYS_KEPT)
-    deleted, _ = AgentDay.objects.filter(day__lt=before).delete()
-    return deleted
+    with connection.cursor() as cursor:
+        cursor.execute(_FORGET_DAYS, [before, _DELETED_AT_ONCE])
+        return int(cursor.rowcount)
