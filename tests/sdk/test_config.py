@@ -53,6 +53,10 @@ def test_from_demo_takes_absolute_key_files_and_overrides(demo, tmp_path):
     assert (config.key.pubkey, config.max_price_atomic, config.state_dir) == (STRANGER.pubkey, 7, tmp_path)
 
 
+def test_a_state_folder_may_be_given_as_text(demo, tmp_path):
+    assert MachPayConfig.from_demo(demo, agent=0, state_dir=str(tmp_path)).state_dir == tmp_path
+
+
 def test_from_demo_with_a_key_of_ones_own_needs_no_agents(demo):
     demo.write_text(json.dumps({**DEMO, "agents": []}))
     assert MachPayConfig.from_demo(demo, key=STRANGER).key is STRANGER

@@ -66,6 +66,9 @@ class MachPayConfig:
     cosign_s: float = 30.0
 
     def __post_init__(self) -> None:
+        if self.state_dir is not None:
+            # Text will do as well, as it does wherever else a path is asked for.
+            object.__setattr__(self, "state_dir", Path(self.state_dir))
         if self.max_price_atomic < 0:
             raise ConfigError("max_price_atomic must not be negative")
         if self.timeout_s <= 0 or self.max_connections <= 0 or self.resends < 0:
