@@ -173,9 +173,10 @@
   }
 
   function startFromLoaded() {
-    waiting = [];
-    waitingCount = 0;
     loadedUpTo = Date.parse(document.querySelector("#payments tbody time")?.dateTime ?? 0) || 0;
+    // What came while the list was on its way is not in it.
+    waiting = waiting.filter((payment) => Date.parse(payment.time) > loadedUpTo);
+    waitingCount = waiting.length;
     settledUntil = Date.now() + SETTLING_MS;
   }
 
@@ -221,6 +222,8 @@
       showConnection("live", "Live");
       // Even if the stream goes on where it was, the server is asked what is true now.
       if (wasLost) reloadAll();
+      // What was paid since the page was rendered came before the stream.
+      else reload("payments");
       wasLost = false;
     };
     source.onerror = () => {
