@@ -72,6 +72,7 @@ class Events:
         self._queue: deque[_Queued] = deque()
         self._waiting: list[bytes] = []
         """Encoded events from memory that are being sent."""
+        self._putting_away: asyncio.Task[bool] | None = None
         self._progress = asyncio.Event()
         if self._spill.waiting:
             logger.info("%d events of an earlier run wait on disk", self._spill.waiting)
@@ -222,14 +223,22 @@ class Events:
             await self._build()
             # Taken out first: a cancelled wait does not stop the writing.
             batch, self._waiting = self._waiting, []
-            try:
-                dropped = await self._on_disk(self._spill.append, batch)
-            except OSError as error:
-                self._waiting = batch
-                logger.warning("events cannot be put on disk: %s", error)
+            self._putting_away = asyncio.create_task(self._put_away(batch))
+            if not await asyncio.shield(self._putting_away):
                 return
-            self._metrics.events_spilled.add(len(batch))
-            self._drop(dropped, "the receiver is away and there is no more room on disk")
+
+    async def _put_away(self, batch: list[bytes]) -> bool:
+        """Put a batch on disk; False if the disk does not take it. Goes on when nobody waits for it any more, so that
+        what there is no room for is counted all the same."""
+        try:
+            dropped = await self._on_disk(self._spill.append, batch)
+        except OSError as error:
+            self._waiting = [*batch, *self._waiting]
+            logger.warning("events cannot be put on disk: %s", error)
+            return False
+        self._metrics.events_spilled.add(len(batch))
+        self._drop(dropped, "the receiver is away and there is no more room on disk")
+        return True
 
     async def _from_disk(self) -> list[bytes]:
         try:

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from machpay.protocol.keys import SigningKey
 from machpay_gateway.runtime import Runtime
 from machpay_gateway.telemetry.log_events import BURST, LogEvents
 from machpay_gateway.telemetry.packet import GcPauses, by_path
+from machpay_gateway.telemetry.spill import Spill
 from machpay_gateway.telemetry.traffic import Latencies, Period, RouteTraffic
 from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, ROUTES, make_settings
@@ -216,6 +218,34 @@ async def test_what_has_no_room_is_dropped_oldest_first_counted_and_said(
     kept = authorized(net)
     assert 0 < len(kept) < len(paid)
     assert kept == paid[-len(kept) :]
+
+
+async def test_what_is_dropped_while_the_gateway_stops_is_counted_too(
+    start_gateway: Start,
+    net: NetworkStandIn,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began, finish = threading.Event(), threading.Event()
+    append = Spill.append
+
+    def slow(spill: Spill, events: Sequence[bytes]) -> int:
+        began.set()
+        finish.wait(60)
+        return append(spill, events)
+
+    gateway: RunningGateway = await start_gateway(routes=LITTLE_ROOM, solvency='mode = "optimistic"')
+    payer = gateway.payer()
+    net.receiver_down = True
+    monkeypatch.setattr(Spill, "append", slow)
+    await pay(gateway, payer, 120)
+    await eventually(began.is_set, "events go to the disk")
+    stopping = asyncio.create_task(gateway.stop())
+    # Long enough for the sender to be cancelled in the middle of it.
+    await asyncio.sleep(0.1)
+    finish.set()
+    await stopping
+    assert "events dropped so far: the receiver is away and there is no more room on disk" in caplog.text
 
 
 async def test_the_start_says_what_it_found_and_serves_all_the_same(
