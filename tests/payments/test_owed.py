@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from apps.payments.models import Settlement
@@ -66,7 +67,7 @@ def test_no_distribution_of_the_past_is_read(owing):
     [
         ({"state": "SENT", "paid_atomic": None, "ended_at": None}, False),
         ({"state": "FINALIZED", "paid_atomic": None}, False),
-        ({"state": "FAILED", "paid_atomic": None, "ended_at": timezone.now()}, False),
+        ({"state": "FAILED", "paid_atomic": None, "ended_at": Now()}, False),
         ({"state": "FAILED", "paid_atomic": None}, True),
         ({"kind": "SETTLE", "state": "SENT", "paid_atomic": None, "ended_at": None}, True),
     ],
