@@ -15,6 +15,8 @@ import structlog
 from apps.core.context import HEADER, bind_request_id
 from apps.core.errors import DomainError
 from apps.core.problems import CONTENT_TYPE, problem
+from machpay.protocol.encoding import decode_json
+from machpay.protocol.errors import MalformedError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -131,9 +133,10 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes, what: str) -> T:
     """The body as what `decoder` reads. Raises `BadRequest` for all that can be wrong with it, text that is no UTF-8
     and nesting beyond the interpreter's depth included."""
     try:
-        return decoder.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"{what}: {error}") from error
+        decoded: T = decode_json(decoder, body, what)
+    except MalformedError as error:
+        raise BadRequest(error.detail) from error
+    return decoded
 
 
 async def respond(

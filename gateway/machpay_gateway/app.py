@@ -1,11 +1,9 @@
 """The application: which part answers a request. No decisions about money here."""
 
-import math
-
 from machpay_gateway.answers import respond_preflight, respond_problem
 from machpay_gateway.errors import RequestError
 from machpay_gateway.free import FreeExchanges
-from machpay_gateway.limits import RateLimit
+from machpay_gateway.limits import RateLimit, rate_limited
 from machpay_gateway.logs import REQUEST_ID
 from machpay_gateway.metrics import Metrics
 from machpay_gateway.own import OwnEndpoints
@@ -57,9 +55,8 @@ class GatewayApp:
         wait_s = self._rate.take(request.client_host or "")
         if wait_s and request.path != "/health":
             self._metrics.requests.add(1, "limited", "")
-            retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
-            raise RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
-        if request.wants_upgrade and (request.header(b"upgrade") or b"").lower() == b"websocket":
+            raise rate_limited(wait_s)
+        if request.wants_web_socket:
             raise RequestError(
                 501,
                 "websocket_unsupported",

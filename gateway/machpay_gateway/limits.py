@@ -5,12 +5,13 @@ allowance will be whole again.
 """
 
 import ipaddress
+import math
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from machpay_gateway.errors import ConfigError
+from machpay_gateway.errors import ConfigError, RequestError
 
 _SWEEP_S: Final = 1.0
 """Pause between two looks for addresses that need not be remembered any more."""
@@ -102,6 +103,12 @@ class RateLimit:
             return
         self._swept_at = now
         self._whole_at = {key: whole_at for key, whole_at in self._whole_at.items() if whole_at > now}
+
+
+def rate_limited(wait_s: float) -> RequestError:
+    """429, for an address that has to wait so long."""
+    retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
+    return RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
 
 
 @lru_cache(4096)

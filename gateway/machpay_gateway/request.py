@@ -167,6 +167,11 @@ class Request:
         raise RequestError(400, "duplicate_header", f"{name.decode()} is there more than once")
 
     @property
+    def wants_web_socket(self) -> bool:
+        """True if the client asks to go on in WebSocket."""
+        return self.wants_upgrade and (self.header(b"upgrade") or b"").lower() == b"websocket"
+
+    @property
     def declared_length(self) -> int | None:
         """`Content-Length`, None for a body in chunks."""
         declared = self.header(b"content-length")

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import binascii
 import logging
-import math
 import time
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from machpay.protocol.x402 import GATEWAY_HEADER
 from machpay_gateway.answers import respond_json, respond_problem
 from machpay_gateway.errors import RequestError, UpstreamError
 from machpay_gateway.headers import HOP_BY_HOP, SIGNATURE
-from machpay_gateway.limits import RateLimit
+from machpay_gateway.limits import RateLimit, rate_limited
 from machpay_gateway.own import manifest
 from machpay_gateway.reply import ClientStalled, Reply
 from machpay_gateway.request import ClientGone, Request
@@ -134,14 +133,13 @@ class Front:
         """Each of these asks every sibling, so that they are limited before, per address. Raises 429."""
         wait_s = self._rate.take(request.client_host or "")
         if wait_s:
-            retry_after = (b"retry-after", str(math.ceil(wait_s)).encode())
-            raise RequestError(429, "rate_limited", "too many requests from this address", (retry_after,))
+            raise rate_limited(wait_s)
 
     # --- Whose it is ------------------------------------------------------------------------------------------------
 
     def _home(self, request: Request) -> int:
         own = self._family.own
-        if request.wants_upgrade and (request.header(b"upgrade") or b"").lower() == b"websocket":
+        if request.wants_web_socket:
             # `Upgrade` does not travel, and a sibling would take the handshake for a plain request.
             return own
         payment = request.header(SIGNATURE)

@@ -21,7 +21,7 @@ from machpay.chain.client import ChainClient
 from machpay.chain.instructions import register_gateway
 from machpay.chain.network import Network
 from machpay.errors import MachPayError
-from machpay.protocol.encoding import parse_pubkey
+from machpay.protocol.encoding import decode_json, parse_pubkey
 from machpay.protocol.errors import MalformedError
 from machpay.protocol.facilitator import CosignAnswer, CosignRequest, HostedGateway, SupportedAnswer
 from machpay.protocol.keys import SigningKey
@@ -124,6 +124,9 @@ async def _call(method: str, url: str, body: bytes | None = None) -> bytes:
 
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FacilitatorError(f"the facilitator's answer is not a {kind.__name__}: {error}") from error
+        answer: T = decode_json(
+            msgspec.json.Decoder(kind), body, f"the facilitator's answer is not a {kind.__name__}"
+        )
+    except MalformedError as error:
+        raise FacilitatorError(error.detail) from error
+    return answer
