@@ -29,7 +29,6 @@ from machpay.chain.network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "contracts" / "artifacts" / "machpay.so"
-WEB_PROCESSES = ("web", "receiver", "relayer")
 DEFAULT_PORTS = {"web": 8700, "relayer": 8701, "receiver": 8702, "chain": 8703, "upstream": 8704} | {
     offer.gateway: 8710 + number for number, offer in enumerate(OFFERS)
 }

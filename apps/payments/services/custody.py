@@ -5,7 +5,6 @@ The chain is read elsewhere; what is recorded here is final there. Every movemen
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from django.contrib.auth import get_user_model
 from django.db import transaction
@@ -20,7 +19,6 @@ from apps.payments.errors import AlreadyAttributed, PaymentToSelf, ReferenceUsed
 from apps.payments.models import CustodialDeposit, CustodialPayment, CustodyCursor, DepositReference
 
 Status = CustodialDeposit.Status
-REFERENCE_LENGTH_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

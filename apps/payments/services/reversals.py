@@ -113,9 +113,3 @@ def _mark_reversed(channel: Channel) -> int:
     with connection.cursor() as cursor:
         cursor.execute(_MARK_REVERSED, [channel.address, channel.settled_atomic])
         return int(cursor.rowcount)
-
-
-def uncollected_of(agent: str) -> int:
-    """What the agent owes its vendors beyond every bond it had, in atomic units."""
-    rows = Channel.objects.filter(agent=agent, uncollected_atomic__gt=0)
-    return int(rows.aggregate(total=Sum(F("uncollected_atomic")))["total"] or 0)

@@ -23,8 +23,6 @@ DATA_BYTES_MAX: Final = 64 * 1024
 # PostgreSQL stores no NUL. JSON spells it \u0000; after an odd number of backslashes it is only text.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
-Row = tuple[Any, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Payment:
