@@ -7,16 +7,18 @@ writer waits for another.
 
 import re
 import time
+from datetime import timedelta
 from typing import Final
 
 from django.db import connection
 
 from apps.payments.models import NetworkRules
-from apps.payments.services.changes import KEPT
 from machpay.protocol.changes import Change, ChangesAnswer
 from machpay.protocol.changes import NetworkRules as Rules
 from machpay.protocol.snapshots import Limits
 
+KEPT: Final = timedelta(hours=1)
+"""A gateway that was away for longer asks about its agents again."""
 MAX_CURSOR: Final = 8_192
 _CURSOR: Final = re.compile(r"([0-9]{1,12})\.([0-9]+:[0-9]+:[0-9,]*)")
 CHANGES_MAX: Final = 1_000

@@ -5,16 +5,14 @@ An entry says that something changed, not what: gateways are told how things are
 """
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Final
 
 from django.db import transaction
 from django.utils import timezone
 
 from apps.payments.models import AgentChange
+from apps.payments.selectors.changes import KEPT
 
-KEPT: Final = timedelta(hours=1)
-"""A gateway that was away for longer asks about its agents again."""
 _NETWORK: Final = ""
 
 
