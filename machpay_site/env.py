@@ -3,6 +3,7 @@
 The `demo` profile supplies insecure defaults for secrets; the `production` profile supplies none.
 """
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -44,14 +45,17 @@ def integer(name: str, *, default: int, minimum: int = 0) -> int:
     return value
 
 
-def number(name: str, *, default: float) -> float:
+def number(name: str, *, default: float, minimum: float = 0.0) -> float:
     raw = os.environ.get(name)
     if not raw:
         return default
     try:
-        return float(raw)
+        value = float(raw)
     except ValueError as error:
         raise ImproperlyConfigured(f"{name} must be a number, not {raw!r}") from error
+    if not minimum <= value < math.inf:
+        raise ImproperlyConfigured(f"{name} must be at least {minimum:g}, not {raw}")
+    return value
 
 
 def boolean(name: str, *, default: bool) -> bool:

@@ -113,11 +113,11 @@ MINT_AUTHORITY_KEYPAIR = env.text(
 )  # the demo's test USDC; never set in production
 
 # --- Recon ------------------------------------------------------------------------------------------------------------
-SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0)
+SETTLE_INTERVAL_S = env.number("SETTLE_INTERVAL_S", default=30.0, minimum=0.1)
 SETTLE_MINIMUM_ATOMIC = env.integer("SETTLE_MINIMUM_ATOMIC", default=1_000)
 COMPLAINTS_TO_CASE = env.integer("COMPLAINTS_TO_CASE", default=3, minimum=1)
 REVERSAL_GRACE_S = env.number("REVERSAL_GRACE_S", default=60.0)
-FRAUD_INTERVAL_S = env.number("FRAUD_INTERVAL_S", default=2.0)
+FRAUD_INTERVAL_S = env.number("FRAUD_INTERVAL_S", default=2.0, minimum=0.1)
 SETTLE_MAX_AGE_S = env.number("SETTLE_MAX_AGE_S", default=3600.0)
 SETTLE_CREATE_MINIMUM_ATOMIC = env.integer("SETTLE_CREATE_MINIMUM_ATOMIC", default=50_000)
 SETTLE_CREATE_MAX_AGE_S = env.number("SETTLE_CREATE_MAX_AGE_S", default=7 * 86_400.0)
@@ -130,10 +130,10 @@ LOOKUP_TABLE_CHANNELS_MIN = env.integer("LOOKUP_TABLE_CHANNELS_MIN", default=3, 
 BATCH_INTERVAL_S = env.number("BATCH_INTERVAL_S", default=3600.0)
 BATCH_LEAVES_MAX = env.integer("BATCH_LEAVES_MAX", default=200_000, minimum=1)
 BATCH_ARCHIVE_DIR = env.text("BATCH_ARCHIVE_DIR", default=str(BASE_DIR / "var" / "batches"))
-CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0)
+CHAIN_POLL_INTERVAL_S = env.number("CHAIN_POLL_INTERVAL_S", default=2.0, minimum=0.1)
 
 # --- Leases -----------------------------------------------------------------------------------------------------------
-LEASE_LIFE_S = env.number("LEASE_LIFE_S", default=60.0)
+LEASE_LIFE_S = env.number("LEASE_LIFE_S", default=60.0, minimum=1.0)
 LEASE_GRACE_S = env.number("LEASE_GRACE_S", default=30.0)
 LEASE_INTENTS = env.integer("LEASE_INTENTS", default=10_000, minimum=1)
 LEASE_SHARE_PERCENT = env.integer("LEASE_SHARE_PERCENT", default=25, minimum=1)
@@ -150,7 +150,7 @@ PAYOUT_DAILY_LIMIT_ATOMIC = env.integer("PAYOUT_DAILY_LIMIT_ATOMIC", default=10_
 RECEIVER_BUFFER_ROWS = env.integer("RECEIVER_BUFFER_ROWS", default=20_000, minimum=1)
 RECEIVER_FLUSH_ROWS = env.integer("RECEIVER_FLUSH_ROWS", default=1_000, minimum=1)
 RECEIVER_LINGER_MS = env.number("RECEIVER_LINGER_MS", default=5.0)
-LIVE_HEARTBEAT_S = env.number("LIVE_HEARTBEAT_S", default=15.0)
+LIVE_HEARTBEAT_S = env.number("LIVE_HEARTBEAT_S", default=15.0, minimum=0.1)
 LIVE_STREAMS_PER_ADDRESS = env.integer("LIVE_STREAMS_PER_ADDRESS", default=32, minimum=1)
 
 # --- Celery -----------------------------------------------------------------------------------------------------------
