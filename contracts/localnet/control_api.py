@@ -12,11 +12,14 @@ import msgspec
 from contracts.localnet.faults import ErrorAnswer, Interruption, LateAnswer
 from contracts.localnet.ledger import Ledger
 from contracts.localnet.slots import BLOCKHASH_AGE_MAX, Commitment
+from machpay.protocol.encoding import decode_json
+from machpay.protocol.errors import MalformedError
 
 COUNT_MAX = 10_000
 SLOTS_MAX = 10_000_000
 CLOCK_SECONDS_MAX = 10 * 365 * 86_400
 WAIT_SECONDS_MAX = 600
+_DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
 class BadArguments(Exception):
@@ -93,9 +96,8 @@ class ControlApi:
         if act is None:
             return 404, b'{"error":"no such action"}'
         try:
-            values = msgspec.json.decode(body or b"{}", type=dict[str, Any])
-            act(Arguments(values))
-        except (BadArguments, msgspec.DecodeError) as error:
+            act(Arguments(decode_json(_DECODER, body or b"{}", "the arguments")))
+        except (BadArguments, MalformedError) as error:
             return 400, msgspec.json.encode({"error": str(error)})
         return 200, msgspec.json.encode(self._status())
 

@@ -12,17 +12,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from contracts.localnet.faults import ErrorAnswer
 from contracts.localnet.feed import Feed, Subscriber
 from contracts.localnet.ledger import Ledger
 from contracts.localnet.rpc.context import Call
-from contracts.localnet.rpc.envelope import Request, failure, parse_request, success
+from contracts.localnet.rpc.envelope import Request, failure, parse_body, parse_request, success
 from contracts.localnet.rpc.errors import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
-    PARSE_ERROR,
     RpcError,
     invalid_params,
 )
@@ -92,11 +89,9 @@ class WebSockets:
     def _handle(self, subscriber: Subscriber, body: str | bytes) -> None:
         number = None
         try:
-            request = parse_request(msgspec.json.decode(body))
+            request = parse_request(parse_body(body))
             number = request.id
             answer = success(number, self._call(subscriber, request))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            answer = failure(None, RpcError(PARSE_ERROR, "Parse error"))
         except RpcError as error:
             answer = failure(number, error)
         except Exception:

@@ -348,3 +348,4 @@ def test_arguments_that_do_not_fit_are_refused_and_nothing_is_set(
     after = control.status()
     assert (after["slots"], after["faults"]) == (before["slots"], before["faults"])
     assert httpx.post(f"{still.url}/test/nothing").status_code == 404
+    assert httpx.post(f"{still.url}/test/{action}", content=b'{"\xff"').status_code == 400

@@ -71,11 +71,12 @@ def test_parameters_that_do_not_fit_are_named(chain: ChainProcess, method: str, 
 
 def test_unknown_methods_and_broken_envelopes(chain: ChainProcess) -> None:
     assert chain.call("getEverything", [])["error"] == {"code": -32601, "message": "Method not found"}
-    assert chain.post(b"{").json() == {
-        "jsonrpc": "2.0",
-        "error": {"code": -32700, "message": "Parse error"},
-        "id": None,
-    }
+    for text in (b"{", b'"\xff"', b"[" * 100_000):
+        assert chain.post(text).json() == {
+            "jsonrpc": "2.0",
+            "error": {"code": -32700, "message": "Parse error"},
+            "id": None,
+        }
     broken: list[Any] = [
         {"id": 1, "method": "getSlot"},
         {"jsonrpc": "2.0", "id": [], "method": "getSlot"},

@@ -18,12 +18,11 @@ from contracts.localnet.faults import ErrorAnswer, Interruption, LateAnswer
 from contracts.localnet.ledger import Ledger
 from contracts.localnet.rpc import accounts, chain, history, tokens, transactions
 from contracts.localnet.rpc.context import Call
-from contracts.localnet.rpc.envelope import Request, failure, parse_request, success
+from contracts.localnet.rpc.envelope import Request, failure, parse_body, parse_request, success
 from contracts.localnet.rpc.errors import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    PARSE_ERROR,
     RpcError,
 )
 from contracts.localnet.rpc.params import Params
@@ -62,9 +61,9 @@ class Dispatcher:
     def handle(self, body: bytes) -> Answer:
         """Return the answer to a request body."""
         try:
-            request = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return _answer(failure(None, RpcError(PARSE_ERROR, "Parse error")))
+            request = parse_body(body)
+        except RpcError as error:
+            return _answer(failure(None, error))
         self._ledger.advance()
         self._late_seconds = 0.0
         try:

@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.localnet.rpc.errors import INVALID_REQUEST, RpcError
+import msgspec
+
+from contracts.localnet.rpc.errors import INVALID_REQUEST, PARSE_ERROR, RpcError
+from machpay.protocol.encoding import decode_json
+from machpay.protocol.errors import MalformedError
 
 Id = str | int | None
+_DECODER = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +21,14 @@ class Request:
     method: str
     params: Any
     wants_answer: bool
+
+
+def parse_body(body: bytes | str) -> Any:
+    """Return what a body or message says. Raises RpcError where it is no JSON."""
+    try:
+        return decode_json(_DECODER, body if isinstance(body, bytes) else body.encode(), "the body")
+    except MalformedError:
+        raise RpcError(PARSE_ERROR, "Parse error") from None
 
 
 def parse_request(value: Any) -> Request:
