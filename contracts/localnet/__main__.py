@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -49,12 +50,16 @@ def main(argv: list[str]) -> int:
 
     program = None
     if options.program is not None:
-        program_id = options.program_id
-        if options.program_keypair is not None:
-            program_id = _keypair(options.program_keypair).pubkey()
+        try:
+            program_id = options.program_id
+            if options.program_keypair is not None:
+                program_id = _keypair(options.program_keypair).pubkey()
+            elf = options.program.read_bytes()
+        except (OSError, TypeError, ValueError) as error:
+            parser.error(f"--program and its keypair: {error}")
         if program_id is None:
             parser.error("--program needs --program-id or --program-keypair")
-        program = Program(program_id, options.program.read_bytes(), options.upgrade_authority)
+        program = Program(program_id, elf, options.upgrade_authority)
     logging.basicConfig(level=logging.INFO, format="localnet: %(message)s", stream=sys.stderr)
     settings = Settings(
         host=options.host,
@@ -71,6 +76,9 @@ def main(argv: list[str]) -> int:
         serve(settings)
     except (StateInUseError, OSError) as error:
         print(f"localnet: {error}", file=sys.stderr)
+        return 1
+    except sqlite3.DatabaseError as error:
+        print(f"localnet: the chain in {options.state} cannot be read: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -16,6 +16,7 @@ from solders.keypair import Keypair
 from solders.litesvm import LiteSVM
 from solders.pubkey import Pubkey
 
+from contracts.localnet.__main__ import main
 from tests.localnet.conftest import ROOT, SOL, ChainProcess, funded, send
 
 LOADER = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
@@ -121,15 +122,27 @@ async def test_a_changed_program_file_runs_after_a_restart_and_accounts_stay(tmp
         chain.close()
 
 
+def test_a_torn_chain_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "chain.sqlite3"
+    file.write_bytes(b"SQLite format 3\0" + bytes(5_000))
+    command = [sys.executable, "-m", "contracts.localnet", "--port", "0", "--state", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert f"the chain in {tmp_path} cannot be read" in done.stderr
+    assert file.read_bytes() == b"SQLite format 3\0" + bytes(5_000)
+
+
 def test_bad_options_are_refused(tmp_path: Path) -> None:
     for options in (
         ["--slot-ms", "0"],
         ["--finalized-lag", "0"],
         ["--program", str(ARTIFACT)],
+        ["--program", str(tmp_path / "nothing.so"), "--program-id", str(LOADER)],
+        ["--program", str(ARTIFACT), "--program-keypair", str(ARTIFACT)],
         ["--program-id", "x"],
         ["--history", "0"],
     ):
-        command = [sys.executable, "-m", "contracts.localnet", "--state", str(tmp_path / "none"), *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-        assert done.returncode == 2
+        with pytest.raises(SystemExit) as refusal:
+            main(["--state", str(tmp_path / "none"), *options])
+        assert refusal.value.code == 2
     assert not (tmp_path / "none").exists()
