@@ -129,6 +129,17 @@ def test_entries_cannot_be_added_to_a_stored_transfer():
     )
 
 
+def test_as_many_balanced_entries_again_cannot_be_added_to_a_stored_transfer():
+    refused(
+        "WITH moved AS (UPDATE ledger_account SET balance_atomic = balance_atomic + sign(balance_atomic) * 5,"
+        " version = 2 WHERE version = 1 RETURNING id, balance_atomic)"
+        " INSERT INTO ledger_entry (transfer_id, account_id, account_version, amount_atomic, previous_atomic,"
+        " balance_atomic) SELECT e.transfer_id, m.id, 2, m.balance_atomic - e.balance_atomic, e.balance_atomic,"
+        " m.balance_atomic FROM moved m JOIN ledger_entry e ON e.account_id = m.id",
+        message="added to stored transfer",
+    )
+
+
 def test_entries_need_a_transfer():
     refused(
         "INSERT INTO ledger_entry (transfer_id, account_id, account_version, amount_atomic, previous_atomic,"
