@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 
 from apps.accounts.models import User
@@ -92,3 +92,13 @@ def test_the_operator_exists_after_the_command_whatever_was_before() -> None:
         call_command("ensure_operator", username="operator", password=password, verbosity=0)
         user = User.objects.get()
         assert (user.is_staff, user.is_superuser, user.check_password(password)) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("username", "password"), [("", "a-password"), ("operator", ""), ("two words", "a-password")]
+)
+def test_the_command_makes_no_operator_without_a_name_and_a_password(username: str, password: str) -> None:
+    call_command("ensure_operator", username="operator", password="first-password", verbosity=0)
+    with pytest.raises(CommandError):
+        call_command("ensure_operator", username=username, password=password, verbosity=0)
+    assert User.objects.get().check_password("first-password")

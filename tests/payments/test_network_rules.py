@@ -41,7 +41,9 @@ def test_each_rule_is_changed_by_itself_and_recorded(bound):
     ]
 
 
-@pytest.mark.parametrize("options", [["--halt"], ["--cap", "much", "--reason", "x"]])
+@pytest.mark.parametrize(
+    "options", [["--halt"], ["--halt", "--reason", " "], ["--cap", "much", "--reason", "x"]]
+)
 def test_a_change_without_a_reason_or_with_a_wrong_amount_changes_nothing(bound, options):
     with pytest.raises(CommandError):
         rules(*options)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from apps.accounts.models import User
@@ -16,6 +17,9 @@ class Command(BaseCommand):
         parser.add_argument("--password", required=True)
 
     def handle(self, *, username: str, password: str, **_options: Any) -> None:
+        # An operator without a password would be everybody.
+        if not username or not password:
+            raise CommandError("an operator needs a username and a password")
         with transaction.atomic():
             user = User.objects.select_for_update().filter(username=username).first() or User(
                 username=username
@@ -24,5 +28,9 @@ class Command(BaseCommand):
             user.is_staff = user.is_superuser = True
             if created or not user.check_password(password):
                 user.set_password(password)
+            try:
+                user.full_clean()
+            except ValidationError as error:
+                raise CommandError("; ".join(error.messages)) from error
             user.save()
         self.stdout.write(f"operator {username} {'created' if created else 'is ready'}")

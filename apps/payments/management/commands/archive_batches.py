@@ -8,6 +8,7 @@ import msgspec
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from apps.core.arguments import CENTURY_DAYS, number
 from apps.core.errors import DomainError
 from apps.payments.services.archives import Archived, archivable, archive_batches, damaged_archives
 
@@ -22,7 +23,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--older-than-days", type=float, default=365.0, help="default 365")
+        parser.add_argument(
+            "--older-than-days", type=number(0, CENTURY_DAYS), default=365.0, help="default 365"
+        )
         parser.add_argument("--dry-run", action="store_true", help="say what would be written")
         parser.add_argument("--verify", action="store_true", help="check the files that were written")
         parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -7,8 +7,11 @@ import getpass
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
+from apps.core.arguments import words
 from apps.core.money import InvalidAmount, format_usdc, parse_usdc
+from apps.payments.locks import lock_rules
 from apps.payments.models import Lease, NetworkRules
 from apps.payments.services.enforcement import set_rules
 
@@ -26,23 +29,25 @@ class Command(BaseCommand):
         switch = parser.add_mutually_exclusive_group()
         switch.add_argument("--halt", action="store_true", help="stop every payment and revoke every lease")
         switch.add_argument("--resume", action="store_true", help="let payments go on")
-        parser.add_argument("--reason", help="required for a change")
-        parser.add_argument("--by", default=getpass.getuser(), help="default: %(default)s")
+        parser.add_argument("--reason", type=words(300), help="required for a change")
+        parser.add_argument("--by", type=words(150), default=getpass.getuser(), help="default: %(default)s")
 
     def handle(self, **options: Any) -> None:
-        rules = NetworkRules.objects.first() or NetworkRules()
         if any((options["mode"], options["cap"], options["halt"], options["resume"])):
             if not options["reason"]:
                 raise CommandError("say why, with --reason")
-            changed = set_rules(
-                options["reason"],
-                options["by"],
-                mode=options["mode"] or rules.mode,
-                cap_atomic=rules.cap_atomic if options["cap"] is None else _cap(options["cap"]),
-                halted=options["halt"] or (rules.halted and not options["resume"]),
-            )
+            # What is not named stays as it is now: another operator may be halting the network at this moment.
+            with transaction.atomic():
+                now = lock_rules(for_change=True)
+                changed = set_rules(
+                    options["reason"],
+                    options["by"],
+                    mode=options["mode"] or now.mode,
+                    cap_atomic=now.cap_atomic if options["cap"] is None else _cap(options["cap"]),
+                    halted=options["halt"] or (now.halted and not options["resume"]),
+                )
             self.stdout.write("changed" if changed else "it was like that already")
-            rules = NetworkRules.objects.get()
+        rules = NetworkRules.objects.first() or NetworkRules()
         cap = "none" if rules.cap_atomic is None else f"{format_usdc(rules.cap_atomic)} USDC"
         live = Lease.objects.filter(state=Lease.State.LIVE)
         self.stdout.write(

@@ -3,6 +3,7 @@
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from apps.core.arguments import words
 from apps.core.errors import DomainError
 from apps.core.money import format_usdc
 from apps.payments.services.custody import attribute_deposit
@@ -16,7 +17,7 @@ class Command(BaseCommand):
         parser.add_argument("deposit", type=int, help="the deposit's number in the admin")
         parser.add_argument("--user", type=int, required=True, help="id of the user to credit")
         parser.add_argument("--by", required=True, help="username of the staff member who decided it")
-        parser.add_argument("--note", required=True, help="why")
+        parser.add_argument("--note", type=words(300), required=True, help="why")
 
     def handle(self, *, deposit: int, user: int, by: str, note: str, **_options: object) -> None:
         staff = get_user_model().objects.filter(username=by, is_staff=True).first()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from apps.core.arguments import CENTURY_DAYS, number
 from apps.core.errors import DomainError
 from apps.settlement.chain import connect
 from apps.settlement.services.clusters import sol
@@ -20,10 +21,12 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--idle-days", type=int, default=90, help="default %(default)s")
+        parser.add_argument(
+            "--idle-days", type=number(0, CENTURY_DAYS), default=90, help="default %(default)s"
+        )
         parser.add_argument("--yes", action="store_true", help="do it; without, only say what would be done")
 
-    def handle(self, *, idle_days: int, yes: bool, **_options: object) -> None:
+    def handle(self, *, idle_days: float, yes: bool, **_options: object) -> None:
         idle_since = timezone.now() - timedelta(days=idle_days)
         found = False
         try:

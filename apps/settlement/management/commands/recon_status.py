@@ -9,6 +9,7 @@ import msgspec
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
+from apps.core.arguments import number
 from apps.core.money import format_usdc
 from apps.payments.selectors.recon import Status, recon_status
 from apps.settlement.services.settle import due_policy
@@ -26,7 +27,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object, amounts in atomic units")
-        parser.add_argument("--watch", type=float, metavar="SECONDS", help="again every so many seconds")
+        parser.add_argument(
+            "--watch", type=number(0.1, 86_400), metavar="SECONDS", help="again every so many seconds"
+        )
 
     def handle(self, *, json: bool, watch: float | None, **_options: object) -> None:
         while True:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from apps.core.arguments import number
 from apps.core.errors import DomainError
 from apps.core.money import format_usdc
 from apps.payments.selectors.recon import Progress, progress_of
@@ -34,7 +35,9 @@ class Command(BaseCommand):
         parser.add_argument("--now", action="store_true", required=True, help="required: this spends fees")
         parser.add_argument("--vendor", help="only channels of this vendor (authority key)")
         parser.add_argument("--dry-run", action="store_true", help="say what would be sent; sends nothing")
-        parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for finality (120)")
+        parser.add_argument(
+            "--timeout", type=number(0, 86_400), default=120.0, help="seconds to wait for finality (120)"
+        )
         parser.add_argument("--json", action="store_true", help="one JSON object, amounts in atomic units")
 
     def handle(
