@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import resource
 import signal
 import subprocess
@@ -16,87 +15,25 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.requests import request_hash
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, Payer, configuration
 from tests.gateway.network_standin import NetworkStandIn
+from tests.gateway.processes import GatewayProcess
 from tests.gateway.servers import Upstream
 
 KEY = SigningKey(b"g" * 32)
 
 
-class Process:
-    """`machpay-gateway run` and a client for it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config = folder / "gateway.toml"
-        self._process: asyncio.subprocess.Process | None = None
-        self.url = ""
-        self.http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120))
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    async def start(self) -> None:
-        endpoint = self.folder / "data" / "endpoint.json"
-        endpoint.unlink(missing_ok=True)
-        with (self.folder / "output").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-m",
-                    "machpay_gateway",
-                    "run",
-                    "--config",
-                    str(self.config),
-                    "--port",
-                    "0",
-                ),
-                stdout=output,
-                stderr=output,
-            )
-        await eventually(
-            endpoint.exists, "the gateway is ready: " + (self.folder / "output").read_text()[-2000:]
-        )
-        self.url = json.loads(endpoint.read_text())["url"]
-
-    async def end(self, number: int) -> int:
-        """Send a signal and wait; the exit code."""
-        if self._process is None:
-            return 0
-        self._process.send_signal(number)
-        code = await self._process.wait()
-        self._process = None
-        return code
-
-    async def pay(self, payer: Payer) -> tuple[int, str, int]:
-        """One payment: status (0: no answer), digest, what the receipt says was charged."""
-        intent = payer.intent()
-        try:
-            async with self.http.get(self.url + "/paid", headers=payer.headers(intent)) as answer:
-                await answer.read()
-                header = answer.headers.get(x402.RESPONSE_HEADER)
-                charged = int(x402.decode_response(header).amount) if header else 0
-                return answer.status, intent.digest.hex(), charged
-        except aiohttp.ClientError:
-            return 0, intent.digest.hex(), 0
-
-
 @pytest.fixture
-async def process(tmp_path: Path, upstream: Upstream, net: NetworkStandIn) -> AsyncIterator[Process]:
+async def process(tmp_path: Path, upstream: Upstream, net: NetworkStandIn) -> AsyncIterator[GatewayProcess]:
     text = configuration(tmp_path, key=KEY, upstream_url=upstream.url, network_url=net.url)
-    (tmp_path / "gateway.toml").write_text(text)
-    process = Process(tmp_path)
+    process = GatewayProcess(tmp_path, text)
     await process.start()
     yield process
     with contextlib.suppress(ProcessLookupError):
-        await process.end(signal.SIGKILL)
-    await process.http.close()
+        await process.close(signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -108,7 +45,9 @@ def full_disk(pid: int) -> Iterator[None]:
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
-async def test_a_full_disk_stops_payments_and_nothing_else(process: Process, net: NetworkStandIn) -> None:
+async def test_a_full_disk_stops_payments_and_nothing_else(
+    process: GatewayProcess, net: NetworkStandIn
+) -> None:
     payer = Payer(KEY.public)
     status, digest, charged = await process.pay(payer)
     assert (status, charged) == (200, PRICE)
@@ -141,7 +80,9 @@ async def test_a_full_disk_stops_payments_and_nothing_else(process: Process, net
     assert await process.end(signal.SIGTERM) == 0
 
 
-async def test_killed_under_load_no_payment_is_lost_or_doubled(process: Process, net: NetworkStandIn) -> None:
+async def test_killed_under_load_no_payment_is_lost_or_doubled(
+    process: GatewayProcess, net: NetworkStandIn
+) -> None:
     served: dict[str, int] = {}
     cut_off: set[str] = set()
     payers = [Payer(KEY.public) for _ in range(8)]
@@ -179,7 +120,7 @@ async def test_killed_under_load_no_payment_is_lost_or_doubled(process: Process,
 
 
 async def test_calls_repeated_under_their_identifiers_through_kills_are_charged_once_each(
-    process: Process, net: NetworkStandIn
+    process: GatewayProcess, net: NetworkStandIn
 ) -> None:
     payers = [Payer(KEY.public) for _ in range(6)]
     answered: dict[str, int] = {}
@@ -223,14 +164,14 @@ async def test_calls_repeated_under_their_identifiers_through_kills_are_charged_
 
 
 async def test_sigterm_ends_with_0_and_a_second_start_finds_everything(
-    process: Process, net: NetworkStandIn
+    process: GatewayProcess, net: NetworkStandIn
 ) -> None:
     payer = Payer(KEY.public)
     for _ in range(5):
         assert (await process.pay(payer))[0] == 200
     assert await process.end(signal.SIGTERM) == 0
     assert net.charged == 5 * PRICE
-    assert not (process.folder / "data" / "endpoint.json").exists()
+    assert not (process.data / "endpoint.json").exists()
     await process.start()
     payer.total = 4 * PRICE
     assert (await process.pay(payer))[0] == 402
@@ -250,20 +191,20 @@ def test_a_wrong_configuration_exits_with_2_and_names_the_setting(tmp_path: Path
     assert "Traceback" not in result.stderr
 
 
-async def test_a_port_in_use_is_named(process: Process, tmp_path: Path) -> None:
+async def test_a_port_in_use_is_named(process: GatewayProcess, tmp_path: Path) -> None:
     port = process.url.rsplit(":", 1)[1]
     result = await asyncio.to_thread(run, tmp_path, "run", "--port", port)
     assert result.returncode == 2
     assert f"127.0.0.1:{port}" in result.stderr
 
 
-async def test_a_log_in_use_is_named(process: Process, tmp_path: Path) -> None:
+async def test_a_log_in_use_is_named(process: GatewayProcess, tmp_path: Path) -> None:
     result = await asyncio.to_thread(run, tmp_path, "run", "--port", "0")
     assert result.returncode == 2
     assert "in use by another gateway" in result.stderr
 
 
-async def test_check_reports_every_part(process: Process, tmp_path: Path, upstream: Upstream) -> None:
+async def test_check_reports_every_part(process: GatewayProcess, tmp_path: Path, upstream: Upstream) -> None:
     well = ("configuration", "key_file", "data_dir", "log", "upstream", "relayer", "receiver", "clock")
     # Nothing answers at the RPC address.
     expected = {**dict.fromkeys(well, "ok  "), "chain": "FAIL"}

@@ -22,55 +22,17 @@ from machpay_gateway.siblings.family import identity
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, Payer, configuration
 from tests.gateway.network_standin import NetworkStandIn
+from tests.gateway.processes import GatewayProcess
 from tests.gateway.servers import Upstream
 
 KEY = SigningKey(b"g" * 32)
 OPTIMISTIC = 'mode = "optimistic"'
 
 
-class Machine:
-    """`machpay-gateway run --workers N` and a client that makes a connection per request, so that they spread."""
+class Machine(GatewayProcess):
+    """`machpay-gateway run --workers N`."""
 
-    def __init__(self, folder: Path, text: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.data = folder / "data"
-        self.config = folder / "gateway.toml"
-        self.config.write_text(text)
-        self._process: asyncio.subprocess.Process | None = None
-        self.url = ""
-        self.http = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=120), connector=aiohttp.TCPConnector(force_close=True)
-        )
-
-    async def start(self, *options: str) -> dict[str, Any]:
-        endpoint = self.data / "endpoint.json"
-        endpoint.unlink(missing_ok=True)
-        with (self.folder / "output").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "machpay_gateway", "run", "--config", str(self.config)),
-                *("--port", "0", *options),
-                stdout=output,
-                stderr=output,
-            )
-        await eventually(endpoint.exists, "ready: " + (self.folder / "output").read_text()[-2000:])
-        told: dict[str, Any] = json.loads(endpoint.read_text())
-        self.url = told["url"]
-        return told
-
-    async def end(self, number: int) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        code = await self._process.wait()
-        self._process = None
-        return code
-
-    async def close(self) -> None:
-        if self._process is not None:
-            await self.end(signal.SIGTERM)
-        await self.http.close()
-
-    def pid(self, worker: int) -> int:
+    def pid_of(self, worker: int) -> int:
         """The process that has the identity now; 0 while there is none."""
         folder = self.data if worker == 0 else self.data / f"worker-{worker}"
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -82,31 +44,15 @@ class Machine:
             body = await answer.read()
             return answer.status, answer.headers, json.loads(body) if body[:1] == b"{" else body.decode()
 
-    async def pay(self, payer: Payer) -> tuple[int, str, int]:
-        """One payment: status (0: no answer), digest, what the receipt says was charged."""
-        intent = payer.intent()
-        try:
-            async with self.http.get(self.url + "/paid", headers=payer.headers(intent)) as answer:
-                await answer.read()
-                header = answer.headers.get(x402.RESPONSE_HEADER)
-                charged = int(x402.decode_response(header).amount) if header else 0
-                if answer.status == 503 and not header:
-                    # Nobody took it: what was signed is to be signed again.
-                    assert answer.headers["Retry-After"] == "1"
-                    payer.total -= PRICE
-                return answer.status, intent.digest.hex(), charged
-        except aiohttp.ClientError:
-            return 0, intent.digest.hex(), 0
-
 
 @pytest.fixture
 async def machine(tmp_path: Path, upstream: Upstream, net: NetworkStandIn) -> AsyncIterator[Machine]:
     text = configuration(
         tmp_path, key=KEY, upstream_url=upstream.url, network_url=net.url, solvency=OPTIMISTIC
     )
-    machine = Machine(tmp_path, text)
+    machine = Machine(tmp_path, text, spread=True)
     yield machine
-    await machine.close()
+    await machine.close(signal.SIGTERM)
 
 
 def payer_of(worker: int) -> Payer:
@@ -267,9 +213,9 @@ async def test_a_worker_killed_under_load_loses_and_doubles_nothing_and_its_sibl
     victim = identity(KEY, 1).pubkey
     for _ in range(2):
         await eventually(partial(lambda before: len(served) > before + 40, len(served)), "payments flow")
-        pid = machine.pid(1)
+        pid = machine.pid_of(1)
         os.kill(pid, signal.SIGKILL)
-        await eventually(partial(lambda pid: machine.pid(1) not in (0, pid), pid), "it is started again")
+        await eventually(partial(lambda pid: machine.pid_of(1) not in (0, pid), pid), "it is started again")
         await eventually(partial(lambda before: len(served) > before + 40, len(served)), "payments flow on")
     running = False
     await asyncio.gather(*calls)
@@ -328,7 +274,7 @@ port = {ports[number]}
 index = {1 - number}
 url = "http://127.0.0.1:{ports[1 - number]}"
 """
-        machines.append(Machine(folder, text))
+        machines.append(Machine(folder, text, spread=True))
     try:
         for machine in machines:
             await machine.start()
@@ -349,7 +295,7 @@ url = "http://127.0.0.1:{ports[1 - number]}"
         await eventually(lambda: net.charged == 5 * PRICE, "delivered")
     finally:
         for machine in machines:
-            await machine.close()
+            await machine.close(signal.SIGTERM)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
