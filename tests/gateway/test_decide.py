@@ -1,6 +1,6 @@
 """Every decision and refusal, without sockets: edges in pairs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -247,6 +247,39 @@ class TestAdmit:
         if isinstance(admit(cumulative, price, standing), Forward):
             assert served + reserved + price <= max(highest, cumulative)
             assert served + reserved + price <= bond
+
+
+class TestLease:
+    COMMITTED: ClassVar[dict[str, Any]] = {"highest": 9 * PRICE, "served": 2 * PRICE, "reserved": PRICE}
+
+    def test_a_lease_that_covers_the_price_exactly_is_enough_whatever_the_bond_is(self) -> None:
+        credit = make_credit(bond=0, external=BOND, up_to=4 * PRICE)
+        assert judge(**self.COMMITTED, credit=credit) == Forward(PRICE)
+
+    def test_one_less_waits_for_a_larger_lease_and_is_refused_if_there_is_none(self) -> None:
+        standing = make_standing(**self.COMMITTED, credit=make_credit(up_to=4 * PRICE - 1))
+        assert admit(9 * PRICE, PRICE, standing) == LookUp()
+        assert code(admit(9 * PRICE, PRICE, standing, asked=True)) is RefusalCode.INSUFFICIENT_BOND
+
+    @pytest.mark.parametrize(
+        ("refused", "expected"),
+        [
+            ("budget_exceeded", RefusalCode.BUDGET_EXCEEDED),
+            ("insufficient_bond", RefusalCode.INSUFFICIENT_BOND),
+            ("held", RefusalCode.INSUFFICIENT_BOND),
+        ],
+    )
+    def test_without_a_lease_the_relayers_reason_is_the_answer(
+        self, refused: str, expected: RefusalCode
+    ) -> None:
+        assert code(judge(**self.COMMITTED, credit=make_credit(up_to=0, refused=refused))) is expected
+
+    def test_the_networks_cap_counts_what_is_owed_to_all_gateways(self) -> None:
+        exact, over = (
+            make_credit(external=PRICE, settled=PRICE, network_cap=4 * PRICE - less) for less in (0, 1)
+        )
+        assert judge(**self.COMMITTED, credit=exact) == Forward(PRICE)
+        assert code(judge(**self.COMMITTED, credit=over)) is RefusalCode.INSUFFICIENT_BOND
 
 
 class TestCharge:
