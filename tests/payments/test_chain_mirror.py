@@ -8,7 +8,7 @@ from apps.ledger.selectors import balance
 from apps.payments.errors import ChainRegression, NetworkMismatch
 from apps.payments.models import AgentChange, AgentMirror, ChainCursor, Channel, Gateway
 from apps.payments.services.chain_mirror import (
-    DepositSeen,
+    BondMoved,
     SettlementSeen,
     apply_chain_snapshot,
     refresh_agent,
@@ -38,8 +38,8 @@ def test_a_deposit_is_posted_by_how_far_the_total_rose(bound):
     first = apply_chain_snapshot(chain_state(5, [agent_account(agent.public, deposited=100)]))
     second = apply_chain_snapshot(chain_state(6, [agent_account(agent.public, deposited=130)]))
 
-    assert first.deposits == [DepositSeen(agent.pubkey, 100)]
-    assert second.deposits == [DepositSeen(agent.pubkey, 30)]
+    assert first.deposits == [BondMoved(agent.pubkey, 100)]
+    assert second.deposits == [BondMoved(agent.pubkey, 30)]
     assert (bond(agent), balance(chart.deposits(MINT))) == (130, -130)
     mirror = AgentMirror.objects.get()
     assert (mirror.bond_atomic, mirror.deposited_total_atomic, mirror.slot) == (130, 130, 6)
@@ -229,7 +229,7 @@ def test_refreshing_one_agent_leaves_the_ledger_to_the_snapshot(bound):
     assert (AgentMirror.objects.get().bond_atomic, bond(agent)) == (100, 0)
     older = apply_chain_snapshot(chain_state(19, [agent_account(agent.public, deposited=40)]))
 
-    assert older.deposits == [DepositSeen(agent.pubkey, 40)]
+    assert older.deposits == [BondMoved(agent.pubkey, 40)]
     assert (AgentMirror.objects.get().bond_atomic, AgentMirror.objects.get().slot, bond(agent)) == (
         100,
         20,

@@ -35,7 +35,6 @@ from apps.payments.services.mirror_channels import (
 from apps.payments.services.mirrored import (
     Applied,
     BondMoved,
-    DepositSeen,
     DistributionSeen,
     SettlementSeen,
 )
@@ -46,7 +45,6 @@ from machpay.chain.client import Snapshot
 __all__ = [
     "Applied",
     "BondMoved",
-    "DepositSeen",
     "DistributionSeen",
     "Part",
     "SettlementSeen",

@@ -14,7 +14,7 @@ from apps.payments.errors import ChainRegression, IncompleteSnapshot
 from apps.payments.models import AgentMirror
 from apps.payments.services import chain_postings
 from apps.payments.services.chain_postings import PostedBefore
-from apps.payments.services.mirrored import Applied, BondMoved, DepositSeen
+from apps.payments.services.mirrored import Applied, BondMoved
 from machpay.chain.accounts import AgentAccount
 
 _MIRRORED: Final = (
@@ -104,7 +104,7 @@ def follow_deposits(
             raise ChainRegression(f"deposits of {agent} fell from {row.deposits_posted_atomic} to {total}")
         row.deposits_posted_atomic = total
         risen.append(row)
-        result.deposits.append(DepositSeen(agent, amount))
+        result.deposits.append(BondMoved(agent, amount))
         transfers.append(chain_postings.deposit(agent, mint, amount=amount, total=total))
     AgentMirror.objects.bulk_update(risen, ["deposits_posted_atomic"], batch_size=500)
     return transfers

@@ -4,16 +4,9 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class DepositSeen:
-    """A bond rose by `amount_atomic` since the last applied slot."""
-
-    agent: str
-    amount_atomic: int
-
-
-@dataclass(frozen=True, slots=True)
 class BondMoved:
-    """`amount_atomic` of an agent's bond was withdrawn, forfeited or swept since the last applied slot."""
+    """`amount_atomic` was put into an agent's bond, or was withdrawn, forfeited or swept from it, since the last
+    applied slot."""
 
     agent: str
     amount_atomic: int
@@ -54,7 +47,7 @@ class Applied:
 
     slot: int
     applied: bool
-    deposits: list[DepositSeen] = field(default_factory=list)
+    deposits: list[BondMoved] = field(default_factory=list)
     withdrawals: list[BondMoved] = field(default_factory=list)
     settled: list[SettlementSeen] = field(default_factory=list)
     distributed: list[DistributionSeen] = field(default_factory=list)

@@ -39,18 +39,7 @@ def announce(applied: Applied, transactions: Transactions) -> None:
 
 def _publish(applied: Applied, transactions: Transactions) -> None:
     about = {"time": to_rfc3339(int(datetime.now(UTC).timestamp())), "slot": applied.slot}
-    for deposit in applied.deposits:
-        signature = transactions.get(("Deposited", deposit.agent))
-        live.publish(
-            f"agent:{deposit.agent}",
-            "deposit",
-            about
-            | {
-                "agent": deposit.agent,
-                "amount_atomic": str(deposit.amount_atomic),
-                "transaction": signature,
-            },
-        )
+    _bonds("deposit", "Deposited", applied.deposits, about, transactions)
     _bonds("withdrawal", "Withdrawn", applied.withdrawals, about, transactions)
     _bonds("slash", "AgentSlashed", applied.slashed, about, transactions)
     _bonds("sweep", "ForfeitedSwept", applied.swept, about, transactions)
