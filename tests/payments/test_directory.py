@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 
 import pytest
 import redis.asyncio
@@ -15,7 +17,7 @@ from apps.payments.errors import ChainUnavailable
 from apps.payments.models import RelayerPulse
 from apps.payments.relayer import startup
 from apps.payments.relayer.directory import Asker, Directory
-from apps.payments.relayer.startup import beat_once
+from apps.payments.relayer.startup import beat_once, keep_beating
 from apps.payments.relayer.threads import DATABASE_THREADS, DatabaseUnavailable, Threads
 from apps.payments.services import pulse
 from machpay.chain.client import ChainClient
@@ -114,3 +116,27 @@ async def test_a_relayer_that_cannot_take_requests_does_not_say_that_gateways_ca
     await beat_once(threads)
     await client.aclose()
     assert await threads.database(RelayerPulse.objects.count) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_no_failure_ends_the_relayers_pulse(
+    threads: Threads, redis_client: Callable[[str], redis.asyncio.Redis], monkeypatch
+) -> None:
+    client = redis_client(settings.REDIS_URL)
+    answers = iter([RuntimeError("nobody foresaw this")])
+
+    def broken_once() -> redis.asyncio.Redis:
+        for error in answers:
+            raise error
+        return client
+
+    monkeypatch.setattr(startup, "async_redis", broken_once)
+    monkeypatch.setattr(pulse, "EVERY", timedelta(milliseconds=20))
+    beating = asyncio.create_task(keep_beating(threads))
+    deadline = time.monotonic() + 60
+    while not await threads.database(RelayerPulse.objects.count):
+        assert not beating.done()
+        assert time.monotonic() < deadline
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+    await client.aclose()

@@ -77,7 +77,7 @@ async def started_relayer() -> AsyncIterator[Relayer]:
             if keys is None
             else Facilitator(network=chain.network, keys=keys, directory=directory, threads=threads)
         )
-        stack.push_async_callback(_cancelled, asyncio.create_task(_beat(threads)))
+        stack.push_async_callback(_cancelled, asyncio.create_task(keep_beating(threads)))
         followers = Followers(threads)
         stack.push_async_callback(_cancelled, asyncio.create_task(followers.run()))
         yield Relayer(
@@ -133,10 +133,13 @@ async def _learn_config(chain: ChainClient, threads: Threads) -> None:
         leases.require_times(config)
 
 
-async def _beat(threads: Threads) -> None:
-    """Say in the database that gateways can deliver, for ever."""
+async def keep_beating(threads: Threads) -> None:
+    """Say in the database that gateways can deliver, for ever: no lease's grace would end once this ended."""
     while True:
-        await beat_once(threads)
+        try:
+            await beat_once(threads)
+        except Exception:
+            log.exception("pulse_failed")
         await asyncio.sleep(pulse.EVERY.total_seconds())
 
 

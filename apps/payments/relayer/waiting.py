@@ -53,6 +53,9 @@ class Followers:
             except DatabaseUnavailable as error:
                 log.warning("changes_unavailable", error=error.detail)
                 continue
+            except Exception:
+                log.exception("changes_failed")
+                continue
             # Waiters look again with their own cursors, so one wake too many does no harm.
             self._changed.set()
             self._changed = asyncio.Event()
