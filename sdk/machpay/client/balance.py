@@ -95,7 +95,7 @@ class BalanceWatch:
             except (ChainError, GatewayUnreachableError, MalformedError) as error:
                 logger.warning("looking at the balance: %s", error)
             except Exception:
-                logger.exception("the low-balance callback failed")
+                logger.exception("looking at the balance or telling of it failed")
             self._wake.clear()
             try:
                 async with asyncio.timeout(self._every_s):
