@@ -214,9 +214,10 @@ class TestAdmit:
         }
         assert judge(intent={"cumulative": 3 * BOND}, **standing) == Forward(PRICE)
 
-    def test_a_watermark_ahead_of_the_charges_gives_no_extra_credit(self) -> None:
-        ahead = make_credit(bond=PRICE - 1, settled=50 * PRICE)
-        assert code(judge(credit=ahead)) is RefusalCode.INSUFFICIENT_BOND
+    def test_a_watermark_ahead_of_the_charges_gives_no_extra_credit_and_takes_none(self) -> None:
+        exact, short = (make_credit(bond=PRICE - less, settled=50 * PRICE) for less in (0, 1))
+        assert judge(credit=exact) == Forward(PRICE)
+        assert code(judge(credit=short)) is RefusalCode.INSUFFICIENT_BOND
 
     def test_an_agent_without_a_bond_is_refused(self) -> None:
         assert code(judge(credit=make_credit(bond=0))) is RefusalCode.INSUFFICIENT_BOND
