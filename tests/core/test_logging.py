@@ -17,6 +17,7 @@ logging.getLogger("library").warning("took %d s", 3)
 logging.getLogger("uvicorn.error").info("started")
 logging.getLogger("library").debug("not at this level")
 try:
+    password = "hunter2"
     1 / 0
 except ZeroDivisionError:
     structlog.get_logger("ours").exception("failed")
@@ -36,3 +37,11 @@ def test_every_line_is_json_with_the_request_id():
     assert lines[0]["settlement"] == 7
     assert {line["request_id"] for line in lines} == {"trace-1"}
     assert lines[3]["exception"][0]["exc_type"] == "ZeroDivisionError"
+    assert lines[3]["exception"][0]["frames"][0]["name"] == "<module>"
+
+
+def test_a_traceback_tells_no_local_variables():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+
+    assert "ZeroDivisionError" in done.stderr
+    assert "hunter2" not in done.stderr
