@@ -114,6 +114,8 @@ class MachPayClient:
             await self._stack.enter_async_context(_running(self._cosigner.run()))
         if self._telemetry is not None:
             await self._stack.enter_async_context(_running(self._telemetry.run()))
+        self._stack.push_async_callback(self._exchange.unheard.finish)
+        await self._stack.enter_async_context(_running(self._exchange.unheard.run()))
         return self
 
     async def __aexit__(

@@ -37,9 +37,11 @@ from machpay.client.orders import (
     read_refusal,
 )
 from machpay.client.payments import PaidResponse, Payment
+from machpay.client.store import state_path
 from machpay.client.streams import hand_on, hand_on_free
 from machpay.client.terms import Call
 from machpay.client.transport import Lost, Transport
+from machpay.client.unheard import Unheard
 from machpay.client.uploads import Source
 from machpay.protocol.errors import MalformedError, RefusalCode
 from machpay.protocol.nonces import nonce_unix_ms
@@ -87,6 +89,9 @@ class Exchange:
         self._resends = config.resends
         self._busy_resends = config.busy_resends
         self._busy_wait_s = config.busy_wait_s
+        folder, suffix = config.state_dir, "sent.jsonl"
+        noted = None if folder is None else state_path(folder, config.key.pubkey, config.network, suffix)
+        self.unheard = Unheard(book, self.look_up, noted)
 
     async def deliver(self, sent: Delivery) -> PaidResponse | Refusal:
         """Send the order's bytes until something is known about it. Raises what `errors` says of answers that
@@ -251,6 +256,8 @@ class Exchange:
         if receipt is not None:
             paid.payment = _payment(sent, sent.order, receipt)
             self._count(sent, sent.order, receipt)
+        else:
+            self.unheard.given_up(sent.call.origin, sent.order)
 
     def _count(self, sent: Delivery, of: Order | None, receipt: SignedReceipt) -> None:
         if of is None or (of is not sent.order and not sent.channel.is_open(of.digest)):

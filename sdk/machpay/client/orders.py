@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from msgspec.structs import replace
+from solders.pubkey import Pubkey
 
 from machpay.client.channels import Channel
 from machpay.client.terms import Call, Challenge
@@ -181,11 +182,16 @@ def check_status(receipt: SignedReceipt, http_status: int) -> None:
 
 def check_receipt(receipt: SignedReceipt, order: Order) -> None:
     """Raises `MalformedError` unless the receipt is the gateway's valid word on this very payment."""
-    if receipt.receipt.digest != order.digest:
+    check_word(receipt, order.digest, order.offer.gateway, order.intent.amount)
+
+
+def check_word(receipt: SignedReceipt, digest: bytes, gateway: Pubkey, amount: int) -> None:
+    """The same for a payment of which only this is known."""
+    if receipt.receipt.digest != digest:
         raise MalformedError("the receipt is for another payment")
-    if not receipt.is_signed_by(order.offer.gateway):
+    if not receipt.is_signed_by(gateway):
         raise MalformedError("the receipt is not signed by the gateway")
-    if receipt.receipt.charged > order.intent.amount:
+    if receipt.receipt.charged > amount:
         raise MalformedError("the receipt charges more than was signed")
     if receipt.receipt.charged > receipt.receipt.served_total:
         raise MalformedError("the receipt's total is below its charge")

@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import random
 import time
+from functools import partial
 
 import httpx
 import msgspec
@@ -145,6 +146,9 @@ class Payer:
             response = await self._buy(purchase, retries)
         except (ResponseLostError, ReceiptError):
             raise
+        except asyncio.CancelledError:
+            self._give_up(purchase)
+            raise
         except ClientError as error:
             unresolved = self._unresolved(purchase, error)
             if unresolved is None:
@@ -177,6 +181,14 @@ class Payer:
             earlier=tuple(earlier),
         )
 
+    def _give_up(self, purchase: Purchase) -> None:
+        """Its caller was cancelled; what it has sent may be served all the same."""
+        for order in filter(self._is_open, purchase.orders):
+            spent = None
+            if self._telemetry is not None:
+                spent = partial(self._telemetry.spent, str(order.offer.vendor))
+            self._exchange.unheard.given_up(purchase.call.origin, order, spent)
+
     def _is_open(self, order: Order) -> bool:
         return self._book.channel(order.offer.gateway).is_open(order.digest)
 
@@ -205,6 +217,9 @@ class Payer:
         began, purchase.signed_at = time.perf_counter(), None
         try:
             response = await self._ask_and_pay(purchase)
+        except asyncio.CancelledError:
+            self._tell(purchase, began, 0, "cancelled")
+            raise
         except ClientError as error:
             charged = error.charged if isinstance(error, ResponseLostError) else 0
             self._tell(purchase, began, charged, error_name(error))
@@ -262,6 +277,7 @@ class Payer:
             earlier = tuple(purchase.orders)
             purchase.orders.append(order)
             self._evidence.signed(order)
+            self._exchange.unheard.signed(call.origin, order)
             outcome = await self._exchange.deliver(
                 Delivery(
                     call,

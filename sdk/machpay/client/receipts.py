@@ -1,6 +1,7 @@
 """The receipts an agent keeps: gateways' signed words on what its payments came to, one JSON line each."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from machpay.protocol.receipts import SignedReceipt
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """About 12,000 receipts; twice that are kept."""
+_DIGEST: Final = re.compile(rb'"digest": ?"([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +61,7 @@ class ReceiptFile:
         """Every line kept, oldest first."""
         for line in self._file.read():
             yield line.decode(errors="replace")
+
+    def digests(self) -> set[str]:
+        """The payments whose receipts are kept, lowercase hex."""
+        return {found.decode() for line in self._file.read() for found in _DIGEST.findall(line)}
