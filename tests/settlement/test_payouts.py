@@ -23,6 +23,7 @@ from apps.vendors.models import Payout, PayoutAttempt
 from apps.vendors.services import execution
 from machpay.chain.errors import RpcUnavailable
 from tests.settlement.custody import Custody, open_custody
+from tests.support.behind import Behind
 from tests.support.chain import SLOT_MS, LocalChain, chain_settings, module_chain
 
 __all__ = ["chain_settings", "module_chain"]
@@ -239,6 +240,25 @@ def test_a_payout_that_landed_unseen_is_found_and_not_repeated(custody: Custody)
         custody.follow()
         assert attempts() == [("OPEN", 1)]
         custody.rest()
+    assert custody.paid_to(wallet) == 3_000
+    assert attempts() == [("LANDED", 1)]
+
+
+def test_a_server_that_is_behind_does_not_say_that_a_payout_never_landed(custody: Custody, settings) -> None:
+    user = custody.user(has=5_000)
+    wallet = custody.usable_wallet(user)
+    custody.request(user, wallet, 3_000)
+    slot = custody.chain.call(lambda client: client.slot("processed"))
+    custody.pay()
+    with Behind(settings.SOLANA_RPC_URL, slot=slot) as balancer, custody.chain.control() as control:
+        control.expire_blockhashes()
+        custody.chain.wait_until_final()
+        settings.SOLANA_RPC_URL, direct = balancer.url, settings.SOLANA_RPC_URL
+        with pytest.raises(RpcUnavailable, match=f"is at slot {slot}, before"):
+            custody.follow()
+        settings.SOLANA_RPC_URL = direct
+    assert attempts() == [("OPEN", 1)]
+    custody.rest()
     assert custody.paid_to(wallet) == 3_000
     assert attempts() == [("LANDED", 1)]
 

@@ -33,13 +33,15 @@ def follow(chain: ChainSession) -> dict[Verdict, int]:
     verdicts: dict[Verdict, int] = {}
     if not rows:
         return verdicts
-    # The height first: see `judge`.
-    height = chain.run(chain.client.block_height("finalized"))
-    statuses = chain.run(chain.client.status([row.signature for row in rows], search_history=True))
+    # The tip first: see `judge`.
+    tip = chain.run(chain.client.tip())
+    statuses = chain.run(chain.client.status([row.signature for row in rows], least_slot=tip.slot))
     resend = []
     confirmed, final = {}, {}
     for row, status in zip(rows, statuses, strict=True):
-        verdict = judge(status, last_valid_block_height=row.last_valid_block_height, finalized_height=height)
+        verdict = judge(
+            status, last_valid_block_height=row.last_valid_block_height, finalized_height=tip.block_height
+        )
         verdicts[verdict] = verdicts.get(verdict, 0) + 1
         if verdict is Verdict.RESEND:
             resend.append(Outgoing(row.id, row.raw_transaction, row.send_count))

@@ -14,8 +14,7 @@ from typing import Final
 
 from machpay.chain.transactions import TxStatus
 
-# An RPC address may be several nodes, and the one that looks the signature up a little behind the one that
-# told the height.
+# A last reserve: the look-up's server had reached the slot of that height.
 EXPIRY_MARGIN_BLOCKS: Final = 8
 
 
@@ -29,8 +28,8 @@ class Verdict(StrEnum):
 
 
 def judge(status: TxStatus | None, *, last_valid_block_height: int, finalized_height: int) -> Verdict:
-    """`status` is the look-up through history, made after `finalized_height` was read: in the other order a
-    transaction could land between the two and be taken for expired."""
+    """`status` is the look-up through history, made after `finalized_height` was read and by a server that had reached
+    its slot: otherwise a transaction that landed could be taken for expired."""
     if status is None:
         if finalized_height <= last_valid_block_height:
             return Verdict.RESEND

@@ -8,12 +8,12 @@ import asyncio
 import struct
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from solana.exceptions import SolanaRpcException
-from solana.rpc.async_api import AsyncClient
 from solana.rpc.commitment import Commitment as RpcCommitment
 from solana.rpc.core import RPCException
 from solana.rpc.models import MemcmpOpts, TxOpts
@@ -51,6 +51,7 @@ from machpay.chain.accounts import (
     is_unwritten,
 )
 from machpay.chain.errors import (
+    ChainError,
     ConfirmationTimeout,
     DecodeError,
     RpcUnavailable,
@@ -59,6 +60,7 @@ from machpay.chain.errors import (
 )
 from machpay.chain.lookup_tables import AUTHORITY_OFFSET, LOOKUP_TABLE_PROGRAM_ID, LookupTable
 from machpay.chain.network import Network
+from machpay.chain.rpc import RpcClient
 from machpay.chain.tokens import token_amount
 from machpay.chain.traces import Invocation, Recorded, recorded_events, trace_of
 from machpay.chain.transactions import (
@@ -84,6 +86,8 @@ _FEE_ACCOUNTS_MAX: Final = 128
 _POLL_SECONDS: Final = 0.2
 # How long to wait before sending the same bytes again: a leader may have dropped them.
 _RESEND_SECONDS: Final = 2.0
+# How long to wait for a transaction before its outcome is called unknown.
+_PATIENCE_SECONDS: Final = 60.0
 
 _LEVELS: Final = {
     "processed": CommitmentLevel.Processed,
@@ -121,6 +125,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Tip:
+    """The newest block at some commitment."""
+
+    slot: int
+    block_height: int
+
+
+@dataclass(frozen=True, slots=True)
 class SignatureSeen:
     """One transaction in an address's history. `block_time` is unix seconds, where the server knows it."""
 
@@ -149,7 +161,7 @@ class ChainClient:
         took that much; 0 offers nothing."""
         self.network = network
         self._priority_price_max = priority_price_max
-        self._rpc = AsyncClient(rpc_url, timeout=timeout_seconds, http2=False)
+        self._rpc = RpcClient(rpc_url, timeout_seconds=timeout_seconds)
 
     async def __aenter__(self) -> Self:
         await self._rpc.__aenter__()
@@ -170,6 +182,11 @@ class ChainClient:
 
     async def block_height(self, commitment: Commitment = "finalized") -> int:
         return (await _answer(self._rpc.get_block_height(RpcCommitment(commitment)))).value
+
+    async def tip(self, commitment: Commitment = "finalized") -> Tip:
+        """Slot and block height of one moment, as one server knows them."""
+        info = (await _answer(self._rpc.get_epoch_info(RpcCommitment(commitment)))).value
+        return Tip(info.absolute_slot, info.block_height)
 
     async def unix_timestamp(self) -> int:
         """The time that programs see: what timelocks and claim delays are judged by."""
@@ -375,15 +392,22 @@ class ChainClient:
         return str(answer.value)
 
     async def status(
-        self, signatures: Sequence[str], *, search_history: bool = True
+        self, signatures: Sequence[str], *, search_history: bool = True, least_slot: int = 0
     ) -> list[TxStatus | None]:
-        """What the cluster knows of each signature, in this order; None is "not seen"."""
+        """What the cluster knows of each signature, in this order; None is "not seen".
+
+        Raises `RpcUnavailable` if the server that answers has not reached `least_slot`: one address may be several, and
+        what one of them has not seen yet may be final at the next."""
         statuses: list[TxStatus | None] = []
         for start in range(0, len(signatures), STATUSES_PER_CALL_MAX):
             wanted = [
                 Signature.from_string(text) for text in signatures[start : start + STATUSES_PER_CALL_MAX]
             ]
             answer = await _answer(self._rpc.get_signature_statuses(wanted, search_history))
+            if answer.context.slot < least_slot:
+                raise RpcUnavailable(
+                    f"the server asked is at slot {answer.context.slot}, before {least_slot}"
+                )
             statuses += [_status(found) for found in answer.value]
         return statuses
 
@@ -459,27 +483,30 @@ class ChainClient:
         payer: Keypair,
         signers: Sequence[Keypair] = (),
         commitment: Commitment = "confirmed",
-        timeout_seconds: float = 60.0,
     ) -> str:
         """Sign, send and wait; the same bytes are sent again every two seconds. Returns the signature.
 
         Raises as `send` where the cluster refuses them at first or they can never land any more, `TransactionFailed`
         (`ProgramError`) if they landed and failed. With `ConfirmationTimeout` and `RpcUnavailable` the outcome is
-        unknown.
+        unknown; once the bytes were taken, a server that is away for a while is asked again until the time is up.
         """
         transaction = await self.sign(instructions, payer, signers)
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         await self.send(transaction.raw)
         while True:
             left = deadline - time.monotonic()
             try:
                 await self.confirm(transaction.signature, commitment, min(_RESEND_SECONDS, max(left, 0)))
+                return transaction.signature
             except ConfirmationTimeout as error:
-                if time.monotonic() >= deadline:
-                    raise _timeout(transaction.signature, commitment, timeout_seconds) from error
+                unconfirmed: ChainError = error
+            except RpcUnavailable as error:
+                unconfirmed = error
+                await asyncio.sleep(_POLL_SECONDS)
+            if time.monotonic() >= deadline:
+                raise _timeout(transaction.signature, commitment, _PATIENCE_SECONDS) from unconfirmed
+            with suppress(RpcUnavailable):
                 await self._send_again(transaction)
-                continue
-            return transaction.signature
 
     async def _send_again(self, transaction: SignedTransaction) -> None:
         """Send bytes that were sent before. A refusal says nothing of the first time: it is raised only once they can
@@ -487,10 +514,10 @@ class ChainClient:
         try:
             await self.send(transaction.raw)
         except (TransactionRejected, TransactionFailed):
-            # The height first: what landed up to it is known to every later look-up.
-            height = await self.block_height("finalized")
-            (status,) = await self.status([transaction.signature])
-            if status is None and height > transaction.last_valid_block_height:
+            # The tip first: what landed up to it is known to every server that has reached it.
+            tip = await self.tip()
+            (status,) = await self.status([transaction.signature], least_slot=tip.slot)
+            if status is None and tip.block_height > transaction.last_valid_block_height:
                 raise
 
     # ---- inside

@@ -29,15 +29,15 @@ def follow_payouts(chain: ChainSession) -> dict[Verdict, int]:
     verdicts: dict[Verdict, int] = {}
     if not attempts:
         return verdicts
-    # The height first: see `judge`.
-    height = chain.run(chain.client.block_height("finalized"))
+    # The tip first: see `judge`.
+    tip = chain.run(chain.client.tip())
     statuses = chain.run(
-        chain.client.status([attempt.signature for attempt in attempts], search_history=True)
+        chain.client.status([attempt.signature for attempt in attempts], least_slot=tip.slot)
     )
     again = []
     for attempt, status in zip(attempts, statuses, strict=True):
         verdict = judge(
-            status, last_valid_block_height=attempt.last_valid_block_height, finalized_height=height
+            status, last_valid_block_height=attempt.last_valid_block_height, finalized_height=tip.block_height
         )
         verdicts[verdict] = verdicts.get(verdict, 0) + 1
         if verdict is Verdict.RESEND:
