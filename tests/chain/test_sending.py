@@ -54,11 +54,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 def paying(chain: ChainClient, payer: Keypair, to: Pubkey) -> asyncio.Task[str]:
-    return asyncio.create_task(
-        chain.send_and_confirm(
-            [pay(payer, to, SOL)], payer, commitment="finalized", timeout_seconds=PATIENCE_SECONDS
-        )
-    )
+    return asyncio.create_task(chain.send_and_confirm([pay(payer, to, SOL)], payer, commitment="finalized"))
 
 
 async def test_what_was_dropped_is_sent_again(chain: ChainClient, control: Control, rich: Keypair) -> None:
@@ -119,6 +115,23 @@ async def test_what_never_landed_is_expired_once_that_is_final_and_not_before(
     with pytest.raises(BlockhashExpired):
         await payment
     assert await chain.lamports(to, "processed") == 0
+
+
+async def test_a_server_that_is_away_for_a_while_does_not_end_the_wait(
+    chain: ChainClient, control: Control, rich: Keypair
+) -> None:
+    to = Keypair().pubkey()
+    control.interrupt_calls("getSignatureStatuses", calls=2)
+    payment = paying(chain, rich, to)
+
+    async def asked() -> bool:
+        return not control.status()["faults"]["calls"]
+
+    await until(asked)
+    control.advance_slots(FINALIZED_LAG)
+    (status,) = await chain.status([await payment])
+    assert status is not None
+    assert (status.confirmation, status.err) == ("finalized", None)
 
 
 @pytest.mark.parametrize("code", [INTERNAL_ERROR, NODE_UNHEALTHY])
