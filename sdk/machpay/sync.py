@@ -2,7 +2,8 @@
 
 The asynchronous client runs on an event loop in a thread of its own, so this one works in scripts, in threads
 (one client serves many), and inside a running loop, which it blocks meanwhile. Callbacks of the configuration
-run on that thread and must not call back into the client.
+run on that thread and must not call back into the client. A forked process has no such thread: it makes a client of
+its own.
 
     with MachPayClient(config) as client:
         response = client.pay_and_call("https://api.example/v1/embed")
@@ -11,6 +12,7 @@ run on that thread and must not call back into the client.
 import asyncio
 import concurrent.futures
 import contextlib
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from pathlib import Path
@@ -43,9 +45,18 @@ class _LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name="machpay", daemon=True)
         self._thread.start()
         self._is_closed = False
+        self._pid = os.getpid()
+
+    @property
+    def is_another_process(self) -> bool:
+        """Whether this process was forked from the one that has the thread."""
+        return os.getpid() != self._pid
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`; interrupting the wait cancels it."""
+        if self.is_another_process:
+            work.close()
+            raise RuntimeError("the client was made before a fork: each process makes its own")
         if self._is_closed or threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError(
@@ -152,7 +163,7 @@ class MachPayClient:
     def close(self) -> None:
         """Save the state and end the thread. Calls that still run in other threads fail. Safe to repeat."""
         with self._closing:
-            if self._is_open:
+            if self._is_open and not self._loop.is_another_process:
                 self._is_open = False
                 self._loop.close(self._client.__aexit__(None, None, None))
 

@@ -3,8 +3,10 @@ made from a thread, except where a running loop is the point."""
 
 import asyncio
 import inspect
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from machpay.client.errors import ConfigError, PriceTooHighError, ResponseLostEr
 from machpay.sync import MachPayClient
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -143,3 +147,45 @@ def test_a_client_that_cannot_be_made_leaves_no_thread():
     with pytest.raises(AttributeError):
         MachPayClient(None)  # type: ignore[arg-type]
     assert threads() == 0
+
+
+async def test_a_forked_process_is_told_to_make_a_client_of_its_own(config, gateway, tmp_path):
+    """Its threads and connections are the parent's; it waited for ever."""
+    script = """
+import asyncio, os, sys
+from machpay import MachPayClient as AsyncClient, MachPayConfig
+from machpay.protocol.keys import SigningKey
+from machpay.sync import MachPayClient
+from tests.gateway.factories import network
+
+config = MachPayConfig(key=SigningKey.load(sys.argv[1]), network=network())
+one, other = MachPayClient(config), AsyncClient(config)
+one.pay_and_call(sys.argv[2])
+if os.fork() == 0:
+    for call in (lambda: one.pay_and_call(sys.argv[2]), lambda: asyncio.run(other.pay_and_call(sys.argv[2]))):
+        try:
+            call()
+        except RuntimeError as error:
+            print(error, flush=True)
+    one.close()
+    with MachPayClient(config) as own:
+        print(own.pay_and_call(sys.argv[2]).charged, flush=True)
+    os._exit(0)
+os.wait()
+with one:
+    print(one.pay_and_call(sys.argv[2]).charged, flush=True)
+"""
+    config.key.save(tmp_path / "key.json")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        str(tmp_path / "key.json"),
+        gateway.url + "/paid",
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(120):
+        output, _ = await process.communicate()
+    told = "the client was made before a fork: each process makes its own"
+    assert output.decode().splitlines() == [told, told, str(PRICE), str(PRICE)]

@@ -3,6 +3,7 @@
 The distinction that matters: a request that surely never left, and one that may have arrived.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Transport:
 
     def __init__(self, *, timeout_s: float, max_connections: int) -> None:
         limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+        self._pid = os.getpid()
         self._is_proxied = any(name in ("http", "https", "all") for name in getproxies())
         self._http = httpx.AsyncClient(
             timeout=timeout_s,
@@ -73,6 +75,9 @@ class Transport:
     def build(self, method: str, url: str, **parts: object) -> httpx.Request:
         """A request with everything httpx adds to it; its target and body are final. Raises `ConfigError` for a URL
         that is none."""
+        if os.getpid() != self._pid:
+            # Its connections are the parent's: answers would go to whoever reads first.
+            raise RuntimeError("the client was made before a fork: each process makes its own")
         try:
             if all(part is None for part in parts.values()):
                 return _again(self._plain(method, url))
