@@ -6,7 +6,7 @@ variable's name; insecure defaults exist only under MACHPAY_PROFILE=demo.
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from apps.core.logging import logging_config
 from machpay_site import admin_theme, env
@@ -94,7 +94,8 @@ DATABASES = {
         "PORT": str(_database.port or ""),
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"application_name": "machpay"},
+        # What follows a question mark is libpq's own (`sslmode`, `target_session_attrs`), as in the other processes.
+        "OPTIONS": {"application_name": "machpay", **dict(parse_qsl(_database.query))},
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
