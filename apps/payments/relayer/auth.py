@@ -7,6 +7,7 @@ import redis
 from apps.core import asgi
 from apps.core.errors import DomainError
 from apps.core.single_use import first_use
+from apps.payments.errors import NotYours
 from apps.payments.relayer.threads import Threads
 from machpay.protocol.errors import MalformedError, SignatureError
 from machpay.protocol.signed_requests import RequestSigner, verify_request
@@ -48,3 +49,9 @@ async def authenticate(scope: asgi.Scope, body: bytes, threads: Threads) -> Requ
     if not fresh:
         raise RequestReplayed("this signed request was already used; sign every attempt anew")
     return signer
+
+
+def must_be(signer: RequestSigner, gateway_id: str) -> None:
+    """Raises `NotYours` unless the body names the gateway that signed it."""
+    if signer.pubkey != gateway_id:
+        raise NotYours("gateway_id is not the key that signed this request")
