@@ -9,12 +9,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from django.core.management import call_command
-from django.db import connection
 from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 
-from apps.ledger.selectors import trial_balance
 from devnet.offers import LEXICON
 from machpay.chain.hosting import register_hosted_gateway
 from machpay.chain.network import Network
@@ -22,7 +19,7 @@ from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce, nonce_unix_ms
 from machpay.protocol.x402 import PaymentPayload, Requirements, build_payload
-from tests.payments.relayer_client import running_relayer
+from tests.payments.relayer_client import shared_relayer
 from tests.support.chain import LocalChain, local_chain
 from tests.support.http import LOCAL
 from tests.support.servers import Server
@@ -118,17 +115,9 @@ def relayer(
     """One process for this folder. Every test brings its own agent."""
     folder = tmp_path_factory.mktemp("facilitator")
     SigningKey.generate().save(folder / "facilitator.json")
-    local_chain.wait_until_final()
-    with django_db_blocker.unblock():
-        try:
-            with running_relayer(
-                local_chain, folder, FACILITATOR_KEYPAIR=str(folder / "facilitator.json")
-            ) as server:
-                yield server
-            assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
-        finally:
-            call_command("flush", interactive=False, verbosity=0)
-            connection.close()
+    key = str(folder / "facilitator.json")
+    with shared_relayer(local_chain, django_db_blocker, folder, FACILITATOR_KEYPAIR=key) as server:
+        yield server
 
 
 @pytest.fixture(scope="package")

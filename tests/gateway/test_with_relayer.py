@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.db import connection
 
 from apps.payments.services import enforcement
@@ -17,7 +16,7 @@ from machpay.protocol.keys import SigningKey
 from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE, make_settings
 from tests.gateway.servers import Upstream
-from tests.payments.relayer_client import RelayerClient, running_relayer
+from tests.payments.relayer_client import RelayerClient, shared_relayer
 from tests.support.chain import LocalChain, module_chain
 from tests.support.servers import Server
 
@@ -31,14 +30,8 @@ pytestmark = pytest.mark.django_db
 def relayer(
     local_chain: LocalChain, django_db_setup: None, django_db_blocker: Any, tmp_path_factory: Any
 ) -> Iterator[Server]:
-    local_chain.wait_until_final()
-    with django_db_blocker.unblock():
-        try:
-            with running_relayer(local_chain, tmp_path_factory.mktemp("relayer")) as server:
-                yield server
-        finally:
-            call_command("flush", interactive=False, verbosity=0)
-            connection.close()
+    with shared_relayer(local_chain, django_db_blocker, tmp_path_factory.mktemp("relayer")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

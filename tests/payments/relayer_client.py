@@ -8,7 +8,10 @@ from typing import Any
 
 import httpx
 import msgspec
+from django.core.management import call_command
+from django.db import connection
 
+from apps.ledger.selectors import trial_balance
 from machpay.protocol.intents import Voucher
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.settlements import ResolvedPayment, to_item
@@ -31,6 +34,21 @@ def running_relayer(chain: LocalChain, log_dir: Path, **environment: str) -> Ite
     }
     with uvicorn(APP, log_dir, network | environment) as server:
         yield server
+
+
+@contextlib.contextmanager
+def shared_relayer(chain: LocalChain, database: Any, log_dir: Path, **environment: str) -> Iterator[Server]:
+    """One relayer for many tests, each of which brings its own agents; `database` is pytest-django's blocker. At the
+    end the books balance, and the database is emptied."""
+    chain.wait_until_final()
+    with database.unblock():
+        try:
+            with running_relayer(chain, log_dir, **environment) as server:
+                yield server
+            assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
+        finally:
+            call_command("flush", interactive=False, verbosity=0)
+            connection.close()
 
 
 class RelayerClient:

@@ -8,18 +8,16 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from apps.ledger.selectors import trial_balance
 from apps.payments.models import AgentMirror, Aggregation, AggregationItem, Channel, Gateway, PaymentIntent
 from devnet.offers import ATLAS, LEXICON
 from machpay.protocol.aggregates import AggregationList
 from machpay.protocol.encoding import to_b64
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.signed_requests import sign_request
-from tests.payments.relayer_client import RelayerClient, batch, running_relayer
+from tests.payments.relayer_client import RelayerClient, batch, shared_relayer
 from tests.support.chain import LocalChain, Payer
 from tests.support.servers import Server
 
@@ -32,15 +30,8 @@ def relayer(
     local_chain: LocalChain, django_db_setup, django_db_blocker, tmp_path_factory
 ) -> Iterator[Server]:
     """One process for this module. Every test brings its own agents."""
-    local_chain.wait_until_final()
-    with django_db_blocker.unblock():
-        try:
-            with running_relayer(local_chain, tmp_path_factory.mktemp("relayer")) as server:
-                yield server
-            assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
-        finally:
-            call_command("flush", interactive=False, verbosity=0)
-            connection.close()
+    with shared_relayer(local_chain, django_db_blocker, tmp_path_factory.mktemp("relayer")) as server:
+        yield server
 
 
 @pytest.fixture

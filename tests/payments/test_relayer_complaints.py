@@ -10,7 +10,6 @@ import httpx
 import msgspec
 import pytest
 from aiohttp import web
-from django.core.management import call_command
 from django.db import connection
 
 from apps.payments.models import Case, Complaint, Gateway
@@ -21,7 +20,7 @@ from machpay.protocol import x402
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.receipts import Receipt
 from machpay.protocol.settlements import ResolvedPayment, to_item
-from tests.payments.relayer_client import RelayerClient, batch, running_relayer
+from tests.payments.relayer_client import RelayerClient, batch, shared_relayer
 from tests.sdk.scripted import Arrived, Scripted
 from tests.support.chain import LocalChain, Payer
 from tests.support.servers import Server
@@ -33,14 +32,8 @@ pytestmark = pytest.mark.django_db
 def relayer(
     local_chain: LocalChain, django_db_setup, django_db_blocker, tmp_path_factory
 ) -> Iterator[Server]:
-    local_chain.wait_until_final()
-    with django_db_blocker.unblock():
-        try:
-            with running_relayer(local_chain, tmp_path_factory.mktemp("relayer")) as server:
-                yield server
-        finally:
-            call_command("flush", interactive=False, verbosity=0)
-            connection.close()
+    with shared_relayer(local_chain, django_db_blocker, tmp_path_factory.mktemp("relayer")) as server:
+        yield server
 
 
 def complain(

@@ -9,11 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from apps.ledger.selectors import trial_balance
 from apps.payments.models import Channel, Lease
 from apps.payments.services import enforcement, gateways
 from devnet.chain import MIN_BOND_ATOMIC
@@ -23,7 +21,7 @@ from machpay.protocol.intents import PaymentIntent
 from machpay.protocol.keys import SigningKey
 from machpay.protocol.nonces import new_nonce
 from machpay.protocol.settlements import ResolvedPayment, to_item
-from tests.payments.relayer_client import RelayerClient, running_relayer
+from tests.payments.relayer_client import RelayerClient, shared_relayer
 from tests.support.chain import LocalChain, Payer
 from tests.support.database import committed
 from tests.support.servers import Server
@@ -37,16 +35,10 @@ def relayer(
     local_chain: LocalChain, django_db_setup, django_db_blocker, tmp_path_factory
 ) -> Iterator[Server]:
     """One process for this module. Every test brings its own agents."""
-    local_chain.wait_until_final()
     folder = tmp_path_factory.mktemp("relayer")
-    with django_db_blocker.unblock():
-        try:
-            with running_relayer(local_chain, folder, LEASE_SHARE_PERCENT="100", LEASE_GRACE_S="1") as server:
-                yield server
-            assert [total.total_atomic for total in trial_balance() if total.total_atomic] == []
-        finally:
-            call_command("flush", interactive=False, verbosity=0)
-            connection.close()
+    terms = {"LEASE_SHARE_PERCENT": "100", "LEASE_GRACE_S": "1"}
+    with shared_relayer(local_chain, django_db_blocker, folder, **terms) as server:
+        yield server
 
 
 def bonded_agent(chain: LocalChain, bond_atomic: int) -> SigningKey:
