@@ -37,7 +37,7 @@ def _close_chain_connections(**_kwargs: object) -> None:
     close_connections()
 
 
-def _schedule() -> dict[str, dict[str, object]]:
+def schedule() -> dict[str, dict[str, object]]:
     from django.conf import settings
 
     def every(seconds: float, task: str) -> dict[str, object]:
@@ -78,4 +78,4 @@ def _schedule() -> dict[str, dict[str, object]]:
 
 @app.on_after_configure.connect
 def _install_schedule(sender: Celery, **_kwargs: object) -> None:
-    sender.conf.beat_schedule = _schedule()
+    sender.conf.beat_schedule = schedule()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 from celery import shared_task
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 
 from apps.core.errors import DomainError
 from apps.settlement import chain
@@ -128,5 +128,6 @@ def _run(task: str, service: Callable[[chain.ChainSession], object]) -> None:
             service(session)
     except (DomainError, ChainError) as error:
         log.warning("settlement_paused", task=task, reason=type(error).__name__, detail=str(error))
-    except (OperationalError, InterfaceError) as error:
+    # Internal is also what a standby says that takes no writes yet.
+    except (OperationalError, InterfaceError, InternalError) as error:
         log.warning("settlement_paused", task=task, reason="DatabaseUnavailable", detail=str(error).strip())

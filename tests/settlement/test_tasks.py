@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from celery import signals
+from django.db import connection
 from solders.hash import Hash
 from solders.pubkey import Pubkey
 from structlog.testing import capture_logs
@@ -30,7 +31,7 @@ from devnet.services.ports import free_port
 from machpay.chain.client import ChainClient
 from machpay.chain.network import Network
 from machpay.protocol.keys import SigningKey
-from machpay_site.celery import app
+from machpay_site.celery import app, schedule
 from tests.settlement.conftest import BOND, Recon
 from tests.support.cable import Cable
 
@@ -58,10 +59,13 @@ def paused(task: str) -> tuple[str, str]:
     return line["reason"], line["detail"]
 
 
-def test_every_task_of_the_schedule_exists() -> None:
+def test_every_task_of_the_schedule_exists(settings) -> None:
     app.loader.import_default_modules()
-    scheduled = {entry["task"] for entry in app.conf.beat_schedule.values()}
-    assert {name for name in scheduled if name.startswith("settlement.")} == set(TASKS)
+    custody = {"settlement.pay_payouts", "settlement.sync_deposits"}
+    assert {entry["task"] for entry in app.conf.beat_schedule.values()}.isdisjoint(custody)
+    settings.CUSTODY_KEYPAIR = "a network that keeps users' money"
+    scheduled = {entry["task"] for entry in schedule().values()}
+    assert {name for name in scheduled if name.startswith("settlement.")} == set(TASKS) | custody
     assert scheduled <= set(app.tasks)
 
 
@@ -103,6 +107,18 @@ def test_a_chain_that_is_away_is_one_line(recon: Recon, settings, task: str) -> 
     assert reason == "RpcUnavailable"
     assert recon.states() == []
     assert recon.liability(payer.agent) == 1_000
+
+
+def test_a_standby_that_takes_no_writes_yet_is_one_line(recon: Recon) -> None:
+    (payer,) = recon.payers(1, LEXICON)
+    recon.deliver(payer.pay(1_000))
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    try:
+        reason, _detail = paused("settlement.settle")
+    finally:
+        connection.close()
+    assert (reason, recon.states()) == ("DatabaseUnavailable", [])
 
 
 def test_settling_goes_on_when_the_chain_is_back(recon: Recon, settings) -> None:
