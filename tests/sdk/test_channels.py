@@ -286,6 +286,13 @@ def test_a_receipt_for_another_process_counts_up_to_the_voucher_shown_with_it():
     assert channel.totals == Totals(total=30 * PRICE, served=40 * PRICE, signed=40 * PRICE)
 
 
+def test_what_another_process_authorised_covers_us_up_to_its_highest_total():
+    channel = shared_channel()
+    assert channel.is_covered_by_others(20 * PRICE)
+    assert not channel.is_covered_by_others(20 * PRICE + 1)
+    assert not an_agent().is_covered_by_others(0)
+
+
 def test_a_receipt_for_another_process_counts_only_under_the_gateways_signature():
     channel = shared_channel()
     forged = a_receipt(b"\x01" * 32, charged=1, served_total=30 * PRICE, key=STRANGER)
