@@ -304,6 +304,13 @@ class Exchange:
         """Look a payment up, waiting a little while it is in flight: whether the gateway has given its last
         word, and its valid receipt if it has one. Its last word without a receipt: it never had such a
         payment."""
+        try:
+            return await self._asked(sent)
+        except asyncio.CancelledError:
+            self.unheard.given_up(sent.call.origin, sent.order)
+            raise
+
+    async def _asked(self, sent: Delivery) -> tuple[bool, SignedReceipt | None]:
         call, order = sent.call, sent.order
         for attempt in range(1, LOOK_UP_TRIES + 1):
             try:
