@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from django.core.management import get_commands
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -70,6 +71,16 @@ def test_published_ports_are_loopback_and_match_the_command(name: str) -> None:
         host, _outer, inner = published.rsplit(":", 2)
         assert host == "127.0.0.1"
         assert option(OURS[name]["command"], "--port") == inner
+
+
+def test_streams_are_limited_by_the_address_of_the_browser_behind_the_proxy() -> None:
+    trusted = option(OURS["live"]["command"], "--forwarded-allow-ips")
+    proxies = ProxyHeadersMiddleware(lambda *_: None, trusted_hosts=trusted).trusted_hosts  # type: ignore[arg-type]
+    # The browser, then what it wrote itself in front; the proxy reaches the container from Docker's bridge.
+    address = proxies.get_trusted_client_address("203.0.113.9, 198.51.100.7")
+    assert "172.18.0.1" in proxies
+    assert "198.51.100.7" not in proxies
+    assert address[0] == "198.51.100.7"
 
 
 def test_no_two_services_publish_one_port() -> None:
