@@ -11,18 +11,16 @@ from apps.payments.models import Channel, Gateway, Network, Settlement
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Since the network began. `unsettled` is charged and not yet paid by the chain. `gateways` are those that report:
-    one that never did is not set up yet, or hosted by the facilitator."""
+    """Since the network began. `unsettled` is charged and not yet paid by the chain, channel by channel: what a claim
+    took ahead on one covers nothing of another. `gateways` are those that report: one that never did is not set up
+    yet, or hosted by the facilitator."""
 
     paid_calls: int
     charged_atomic: int
     settled_atomic: int
+    unsettled_atomic: int
     gateways: int
     gateways_up: int
-
-    @property
-    def unsettled_atomic(self) -> int:
-        return max(0, self.charged_atomic - self.settled_atomic)
 
     @property
     def settled_percent(self) -> int:
@@ -58,6 +56,10 @@ def totals() -> Totals:
         paid_calls=Coalesce(Sum("charged_count"), 0),
         charged=Sum("charged_total_atomic"),
         settled=Sum("settled_atomic"),
+        unsettled=Sum(
+            F("charged_total_atomic") - F("settled_atomic"),
+            filter=Q(charged_total_atomic__gt=F("settled_atomic")),
+        ),
     )
     gateways = Gateway.objects.filter(revoked=False).aggregate(
         known=Count("pk", filter=~Q(status=Gateway.Status.UNKNOWN)),
@@ -67,6 +69,7 @@ def totals() -> Totals:
         paid_calls=int(money["paid_calls"]),
         charged_atomic=int(money["charged"] or 0),
         settled_atomic=int(money["settled"] or 0),
+        unsettled_atomic=int(money["unsettled"] or 0),
         gateways=gateways["known"],
         gateways_up=gateways["up"],
     )

@@ -33,13 +33,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def totals(paid_calls: int) -> Totals:
-    return Totals(paid_calls=paid_calls, charged_atomic=0, settled_atomic=0, gateways=0, gateways_up=0)
+    return Totals(
+        paid_calls, charged_atomic=0, settled_atomic=0, unsettled_atomic=0, gateways=0, gateways_up=0
+    )
 
 
 def test_the_figures_are_published() -> None:
     gateway = rows.gateway()
     rows.gateway("DOWN")
     rows.channel(gateway, charged=3_000, settled=1_000, calls=3)
+    # Claimed ahead of every charge: that pays nobody else.
+    rows.channel(gateway, charged=0, settled=1_500, calls=0)
     with redis.Redis.from_url(settings.REDIS_URL) as client, client.pubsub() as pubsub:
         pubsub.subscribe("live:stats")
         assert pubsub.get_message(timeout=30) is not None
@@ -54,7 +58,7 @@ def test_the_figures_are_published() -> None:
         "calls_per_second": None,
         "charged_atomic": "3000",
         "unsettled_atomic": "2000",
-        "settled_atomic": "1000",
+        "settled_atomic": "2500",
         "gateways_up": 1,
         "gateways": 2,
     }
