@@ -95,7 +95,11 @@ def test_a_program_is_deployed_initialised_upgraded_and_shown(operator: Operator
     assert "not initialised" in operator.run("chain_status")
 
     before = operator.lamports()
-    assert "dry run" in operator.initialize()
+    assert "dry run: it would succeed" in operator.initialize()
+    with pytest.raises(CommandError, match="InvalidConfig"):
+        operator.initialize("--timelock", "59")
+    with pytest.raises(CommandError, match="-1"):
+        operator.initialize("--bond-cap", "-1")
     assert operator.lamports() == before
     told = operator.initialize("--yes")
     (cost,) = [line for line in told.splitlines() if line.startswith("cost")]
@@ -119,6 +123,21 @@ def test_a_program_is_deployed_initialised_upgraded_and_shown(operator: Operator
 def test_an_option_that_is_no_address_is_named(operator: Operator) -> None:
     with pytest.raises(CommandError, match="--treasury: 'cold' is not an address"):
         operator.initialize("--treasury", "cold")
+
+
+def test_what_is_no_program_is_written_nowhere(operator: Operator, tmp_path: Path) -> None:
+    before = operator.lamports()
+    for file in (operator.files["authority"], tmp_path / "nothing.so"):
+        with pytest.raises(CommandError, match=r"no compiled program|No such file"):
+            operator.deploy("--yes", "--file", str(file))
+    assert operator.lamports() == before
+
+
+def test_a_payer_without_enough_is_told_before_anything_is_sent(operator: Operator, tmp_path: Path) -> None:
+    poor = tmp_path / "poor.json"
+    poor.write_text(json.dumps(list(bytes(Keypair()))))
+    with pytest.raises(CommandError, match=r"has 0\.000000000 SOL, .* are needed"):
+        operator.deploy("--yes", "--upgrade-authority", str(poor))
 
 
 def test_a_deployment_that_broke_off_is_finished_by_the_next_run(operator: Operator, monkeypatch) -> None:

@@ -12,7 +12,7 @@ from solders.hash import Hash
 from solders.pubkey import Pubkey
 
 from apps.settlement.errors import DeploymentRefused
-from apps.settlement.services.clusters import CLUSTERS, require_cluster
+from apps.settlement.services.clusters import CLUSTERS, require_cluster, sol
 from machpay.chain.client import ChainClient
 from machpay.chain.errors import ChainError
 from machpay.chain.network import Network
@@ -48,8 +48,14 @@ class ChainCommand(BaseCommand):
             raise CommandError(error.detail) from error
         except ChainError as error:
             raise CommandError(f"the chain refused: {error}") from error
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error
+
+    async def require_lamports(self, chain: ChainClient, payer: Pubkey, needed: int) -> None:
+        """Before anything is paid: the payer has what all of it costs. Raises `DeploymentRefused`."""
+        held = await chain.lamports(payer)
+        if held < needed:
+            raise DeploymentRefused(f"{payer} has {sol(held)}, {sol(needed)} are needed")
 
     def say(self, name: str, value: Any) -> None:
         self.stdout.write(f"{name:<18} {value}")

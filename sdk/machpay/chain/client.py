@@ -36,6 +36,7 @@ from solders.rpc.requests import GetProgramAccounts
 from solders.rpc.responses import GetProgramAccountsWithContextResp
 from solders.signature import Signature
 from solders.sysvar import CLOCK as CLOCK_SYSVAR
+from solders.transaction import VersionedTransaction
 from solders.transaction_status import TransactionErrorFieldless
 from solders.transaction_status import TransactionStatus as RpcStatus
 
@@ -368,6 +369,16 @@ class ChainClient:
             last_valid_block_height=last_valid_block_height,
             lookup_tables=lookup_tables,
         )
+
+    async def try_out(
+        self, instructions: Sequence[Instruction], payer: Keypair, signers: Sequence[Keypair] = ()
+    ) -> None:
+        """Have the cluster run a transaction without sending it. Raises as `send` for one that would fail."""
+        signed = await self.sign(instructions, payer, signers)
+        transaction = VersionedTransaction.from_bytes(signed.raw)
+        tried = (await _answer(self._rpc.simulate_transaction(transaction, sig_verify=True))).value
+        if tried.err is not None:
+            raise rejection(tried.err, tried.logs or ())
 
     async def send(self, raw: bytes) -> str:
         """Send signed bytes, after the cluster tried them. Returns the signature; sending again is harmless.

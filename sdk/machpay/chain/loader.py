@@ -29,6 +29,7 @@ PROGRAM_DATA_HEADER: Final = 45
 WRITE_BYTES: Final = 1_000
 LAMPORTS_PER_SIGNATURE: Final = 5_000
 _CONCURRENT_WRITES: Final = 16
+_ELF: Final = b"\x7fELF"
 
 _INITIALIZE_BUFFER, _WRITE, _DEPLOY, _UPGRADE = 0, 1, 2, 3
 _PROGRAM_DATA_KIND: Final = 3
@@ -85,7 +86,10 @@ def buffer_keypair(authority: Keypair, program_id: Pubkey, elf: bytes) -> Keypai
 async def plan(
     chain: ChainClient, *, program_id: Pubkey, authority: Keypair, elf: bytes, max_length: int
 ) -> DeploymentPlan:
-    """What has to be done, and what it costs. Raises `ValueError` if `authority` may not, or the bytes do not fit."""
+    """What has to be done, and what it costs. Raises `ValueError` if `authority` may not, the bytes do not fit, or they
+    are no program: everybody can read what is written to a buffer, and a key's file is given by mistake easily."""
+    if not elf.startswith(_ELF):
+        raise ValueError("the file is no compiled program")
     deployed = await program_data(chain, program_id)
     missing = await _missing(chain, buffer_keypair(authority, program_id, elf).pubkey(), elf)
     fees = LAMPORTS_PER_SIGNATURE * (len(missing) + 2 + 2)

@@ -56,6 +56,9 @@ class Command(ChainCommand):
             if not yes:
                 self.say("result", "dry run: nothing was sent; repeat with --yes")
                 return
+            buffer = loader.buffer_keypair(authority, program.pubkey(), elf).pubkey()
+            paid = await chain.lamports(buffer)
+            await self.require_lamports(chain, authority.pubkey(), wanted.lamports + wanted.held - paid)
             signature = await loader.deploy(
                 chain,
                 program=program,

@@ -12,7 +12,7 @@ from apps.settlement.services.clusters import MAINNET_USDC, load_key, sol
 from machpay.chain.accounts import GLOBAL_BOND_LENGTH
 from machpay.chain.client import ChainClient
 from machpay.chain.instructions import BondConfig
-from machpay.chain.setup import differences, ensure_bond
+from machpay.chain.setup import differences, ensure_bond, initialize_step
 from machpay.chain.tokens import TOKEN_ACCOUNT_LENGTH
 
 SIGNATURE_FEE = 5_000
@@ -85,8 +85,11 @@ class Command(ChainCommand):
                 self.say(name, getattr(config, name))
             self.say("payer", f"{authority.pubkey()} has {sol(await chain.lamports(authority.pubkey()))}")
             self.say("cost", sol(rent + SIGNATURE_FEE))
+            await self.require_lamports(chain, authority.pubkey(), rent + SIGNATURE_FEE)
             if not yes:
-                self.say("result", "dry run: nothing was sent; repeat with --yes")
+                step = initialize_step(chain, payer=authority, upgrade_authority=authority, config=config)
+                await chain.try_out(step, authority)
+                self.say("result", "dry run: it would succeed; nothing was sent; repeat with --yes")
                 return
             signature = await ensure_bond(chain, payer=authority, upgrade_authority=authority, config=config)
             self.say("result", f"initialised by {signature}")

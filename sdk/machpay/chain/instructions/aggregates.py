@@ -1,6 +1,5 @@
 """Builders of aggregated settlement: one signature moves many channels' amounts to `owed`, then vendors are paid."""
 
-import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,7 +9,7 @@ from solders.sysvar import INSTRUCTIONS as INSTRUCTIONS_SYSVAR
 from solders.token import ID as TOKEN_PROGRAM_ID
 
 from machpay.chain.ed25519 import attest_aggregate
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 from machpay.protocol.aggregates import Aggregate
 
@@ -29,7 +28,7 @@ def settle_aggregated(
     """
     if (aggregate.domain, aggregate.mint) != (network.domain, network.mint):
         raise ValueError("the aggregated voucher is of another cluster or mint")
-    arguments = b"".join(struct.pack("<Q", total.cumulative) for total in aggregate.totals)
+    arguments = b"".join(pack("<Q", total.cumulative) for total in aggregate.totals)
     accounts = [
         AccountMeta(relayer, True, False),
         readonly(network.bond()),

@@ -1,7 +1,9 @@
 """What every builder shares: Anchor's discriminator, account flags, and the two accounts that events need."""
 
 import hashlib
+import struct
 from collections.abc import Sequence
+from typing import Any
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
@@ -12,6 +14,14 @@ from machpay.chain.network import Network
 def discriminator(name: str) -> bytes:
     """Anchor's instruction discriminator: the first 8 bytes of sha256("global:<name>")."""
     return hashlib.sha256(f"global:{name}".encode()).digest()[:8]
+
+
+def pack(layout: str, *values: Any) -> bytes:
+    """Little-endian arguments as `struct` packs them. Raises `ValueError` for one that does not fit."""
+    try:
+        return struct.pack(layout, *values)
+    except struct.error as error:
+        raise ValueError(f"{', '.join(map(repr, values))}: {error}") from error
 
 
 def instruction(

@@ -1,13 +1,12 @@
 """Builder of the anchor: one Merkle root over the payments of a stretch of time."""
 
-import struct
 from typing import Final
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from solders.system_program import ID as SYSTEM_PROGRAM_ID
 
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 
 ROOT_LENGTH: Final = 32
@@ -29,4 +28,4 @@ def commit_batch(
         writable(network.batch(sequence)),
         readonly(SYSTEM_PROGRAM_ID),
     ]
-    return instruction(network, "commit_batch", root + struct.pack("<QQ", leaf_count, total), accounts)
+    return instruction(network, "commit_batch", root + pack("<QQ", leaf_count, total), accounts)

@@ -1,6 +1,5 @@
 """Builders around an agent's bond: creating the mint's bond, deposits."""
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +8,7 @@ from solders.pubkey import Pubkey
 from solders.system_program import ID as SYSTEM_PROGRAM_ID
 from solders.token import ID as TOKEN_PROGRAM_ID
 
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 
 UPGRADEABLE_LOADER_ID: Final = Pubkey.from_string("BPFLoaderUpgradeab1e11111111111111111111111")
@@ -49,8 +48,8 @@ def initialize_bond(
         + bytes(config.relayer)
         + bytes(config.treasury)
         + bytes(network.domain)
-        + struct.pack("<QqqQ", config.min_bond, config.timelock, config.claim_delay, config.agent_bond_cap)
-        + struct.pack("<H?", config.reporter_bps, config.allow_list)
+        + pack("<QqqQ", config.min_bond, config.timelock, config.claim_delay, config.agent_bond_cap)
+        + pack("<H?", config.reporter_bps, config.allow_list)
     )
     accounts = [
         AccountMeta(payer, True, True),
@@ -85,7 +84,7 @@ def deposit_bond(
     """
     authority = authority or agent
     payer = payer or agent
-    arguments = struct.pack("<Q", amount) + (bytes(owner) if owner else bytes(32))
+    arguments = pack("<Q", amount) + (bytes(owner) if owner else bytes(32))
     accounts = [
         writable(network.agent_account(agent)),
         readonly(network.bond()),

@@ -1,12 +1,11 @@
 """Builders of what the admin does: change a mint's configuration, hand the office over."""
 
-import struct
 from dataclasses import dataclass
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
-from machpay.chain.instructions.base import instruction, writable
+from machpay.chain.instructions.base import instruction, pack, writable
 from machpay.chain.network import Network
 
 
@@ -56,7 +55,7 @@ def accept_admin(network: Network, *, pending_admin: Pubkey) -> Instruction:
 
 def _option(layout: str, value: object) -> bytes:
     """Borsh's option: 0, or 1 and the value."""
-    return b"\0" if value is None else b"\1" + struct.pack(f"<{layout}", value)
+    return b"\0" if value is None else b"\1" + pack(f"<{layout}", value)
 
 
 def _key(value: Pubkey | None) -> bytes:

@@ -1,13 +1,12 @@
 """Builders of the registry: vendors and their gateways."""
 
-import struct
 from typing import Final
 
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from solders.system_program import ID as SYSTEM_PROGRAM_ID
 
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 
 METADATA_URI_LENGTH_MAX: Final = 128
@@ -73,4 +72,4 @@ def _description(price: int, metadata_uri: str) -> bytes:
     uri = metadata_uri.encode()
     if len(uri) > METADATA_URI_LENGTH_MAX:
         raise ValueError(f"metadata_uri is longer than {METADATA_URI_LENGTH_MAX} bytes")
-    return struct.pack("<QI", price, len(uri)) + uri
+    return pack("<QI", price, len(uri)) + uri

@@ -1,6 +1,5 @@
 """Builder of the relayer's fast settlement, one voucher per channel."""
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +11,7 @@ from solders.sysvar import INSTRUCTIONS as INSTRUCTIONS_SYSVAR
 from solders.token import ID as TOKEN_PROGRAM_ID
 
 from machpay.chain.ed25519 import attest
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 from machpay.protocol.intents import Voucher
 
@@ -60,7 +59,7 @@ def settle_cumulative(
             raise ValueError("a voucher names another channel than its agent and gateway have")
 
     created = sum(1 << index for index, item in enumerate(ordered) if item.create)
-    arguments = bytes([created]) + b"".join(struct.pack("<Q", item.up_to) for item in ordered)
+    arguments = bytes([created]) + b"".join(pack("<Q", item.up_to) for item in ordered)
     accounts = [
         AccountMeta(relayer, True, True),
         readonly(network.bond()),

@@ -1,6 +1,5 @@
 """Builders around an equivocation: proving it, and sweeping what vendors left of the bond."""
 
-import struct
 from dataclasses import dataclass
 
 from solders.instruction import AccountMeta, Instruction
@@ -9,7 +8,7 @@ from solders.sysvar import INSTRUCTIONS as INSTRUCTIONS_SYSVAR
 from solders.token import ID as TOKEN_PROGRAM_ID
 
 from machpay.chain.ed25519 import attest
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 from machpay.protocol.intents import PaymentIntent
 
@@ -69,4 +68,4 @@ def sweep_forfeited(
 
 def _terms(half: SignedIntent) -> bytes:
     intent = half.intent
-    return bytes(half.gateway) + struct.pack("<Qq", intent.amount, intent.deadline) + intent.request_hash
+    return bytes(half.gateway) + pack("<Qq", intent.amount, intent.deadline) + intent.request_hash

@@ -1,12 +1,10 @@
 """Builders of the agent's way out: request, cancel and execute a withdrawal."""
 
-import struct
-
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 from solders.token import ID as TOKEN_PROGRAM_ID
 
-from machpay.chain.instructions.base import instruction, readonly, writable
+from machpay.chain.instructions.base import instruction, pack, readonly, writable
 from machpay.chain.network import Network
 
 
@@ -20,7 +18,7 @@ def request_withdrawal(
         readonly(network.bond()),
         AccountMeta(authority or agent, True, False),
     ]
-    return instruction(network, "request_withdrawal", struct.pack("<Q", amount), accounts)
+    return instruction(network, "request_withdrawal", pack("<Q", amount), accounts)
 
 
 def cancel_withdrawal(network: Network, *, agent: Pubkey, owner: Pubkey) -> Instruction:
