@@ -75,9 +75,20 @@ class NotFound(DomainError):
     status = 404
 
 
+class EncodedBody(DomainError):
+    code = "unsupported_encoding"
+    status = 415
+
+
 class MethodNotAllowed(DomainError):
+    """Raised with the one method that is; the answer's `Allow` names it."""
+
     code = "method_not_allowed"
     status = 405
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"use {allow} here")
+        self.allow = allow
 
 
 class ClientGone(Exception):
@@ -102,8 +113,11 @@ BODY_WAIT_S = 60.0
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """The whole body. Raises `BodyTooLarge` as soon as it is longer than `limit` bytes, `BodyTooSlow` if it is not
-    complete after `BODY_WAIT_S`."""
-    declared = header_map(scope).get("content-length", "")
+    complete after `BODY_WAIT_S`, `EncodedBody` if it is compressed: nothing here unpacks what a stranger packed."""
+    headers = header_map(scope)
+    if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
+        raise EncodedBody(f"send the body as it is, without content-encoding {encoding}")
+    declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise BodyTooLarge(f"the body may have at most {limit} bytes")
     try:
@@ -167,6 +181,14 @@ async def respond_problem(
     await respond(send, status, body, content_type=CONTENT_TYPE, headers=headers)
 
 
+async def respond_refusal(send: Send, error: DomainError) -> None:
+    """`error` as a problem, with the headers that belong to it."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = error.allow
+    await respond_problem(send, error.status, error.code, error.detail, headers=headers)
+
+
 async def respond_metrics(send: Send) -> None:
     """Everything in prometheus_client's default registry."""
     await respond(
@@ -211,8 +233,7 @@ async def _answer(
     try:
         await route(scope, receive, send_with_id)
     except DomainError as error:
-        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-        await respond_problem(send_with_id, error.status, error.code, error.detail, headers=headers)
+        await respond_refusal(send_with_id, error)
     except ClientGone:
         return
     except Exception:

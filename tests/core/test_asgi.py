@@ -67,6 +67,23 @@ async def test_a_body_in_chunks_is_read_whole_and_the_target_is_as_received():
     assert json.loads(sent[1]["body"]) == {"body": "abcdef", "target": "/%78?a=1"}
 
 
+async def test_a_compressed_body_is_refused_and_a_plain_one_may_say_that_it_is_plain():
+    refused = await exchange(echo, b"\x1f\x8b", headers={"Content-Encoding": "GZip"})
+    taken = await exchange(echo, b"abc", headers={"Content-Encoding": "identity"})
+
+    assert (refused[0]["status"], json.loads(refused[1]["body"])["code"]) == (415, "unsupported_encoding")
+    assert taken[0]["status"] == 200
+
+
+async def test_a_refused_method_is_told_the_one_that_is_allowed():
+    async def post_only(_scope: asgi.Scope, _receive: asgi.Receive, _send: asgi.Send) -> None:
+        raise asgi.MethodNotAllowed("POST")
+
+    sent = await exchange(post_only)
+
+    assert (sent[0]["status"], header(sent, "allow")) == (405, "POST")
+
+
 @pytest.mark.parametrize(
     ("chunks", "headers"),
     [((b"x" * 11,), {}), ((b"x" * 6, b"x" * 5), {}), ((b"",), {"Content-Length": "11"})],

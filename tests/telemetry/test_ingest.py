@@ -77,6 +77,8 @@ def test_data_that_is_not_json_is_kept_as_it_came(gateway: Sender, rows: Rows) -
     assert rows("SELECT data, extensions FROM telemetry_events WHERE id = %s", event["id"]) == [
         (None, {"datacontenttype": "image/png", "data_base64": "iVBORwA="})
     ]
+    assert refusal(gateway.send(event | {"id": "2", "data_base64": "!!"}))[0] == "malformed"
+    assert rows(COUNT, gateway.source) == [(1,)]
 
 
 def test_json_in_base64_is_decoded(gateway: Sender, rows: Rows) -> None:

@@ -79,7 +79,7 @@ class Facilitator:
                 body = await asgi.read_body(scope, receive, limit=BODY_BYTES_MAX)
                 await asgi.respond_json(send, self._cosign(vendor, body))
         elif path in ("/supported", "/verify", "/settle"):
-            raise asgi.MethodNotAllowed(f"use {'GET' if path == '/supported' else 'POST'} here")
+            raise asgi.MethodNotAllowed("GET" if path == "/supported" else "POST")
         else:
             raise asgi.NotFound("the facilitator answers /supported, /verify, /settle and /gateways/{vendor}")
 

@@ -98,7 +98,7 @@ class Relayer:
         send: asgi.Send,
     ) -> None:
         if scope["method"] != method:
-            raise asgi.MethodNotAllowed(f"use {method} here")
+            raise asgi.MethodNotAllowed(method)
         await handler(scope, receive, send)
 
     async def _describe(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:

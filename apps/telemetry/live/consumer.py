@@ -49,14 +49,13 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no type
         bind_request_id(asgi.header_map(self.scope).get(HEADER.lower()))
         try:
             if self.scope["method"] != "GET":
-                raise asgi.MethodNotAllowed("a stream is read with GET")
+                raise asgi.MethodNotAllowed("GET")
             topics = requested(self.scope["query_string"])
             authorize(self.scope["user"], topics)
             with self._place():
                 await self._stream(topics)
         except DomainError as error:
-            headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-            await asgi.respond_problem(self.send, error.status, error.code, error.detail, headers=headers)
+            await asgi.respond_refusal(self.send, error)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:

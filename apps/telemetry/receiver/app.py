@@ -70,7 +70,7 @@ class Receiver:
         path, method = scope["path"], scope["method"]
         if path == "/v1/ingest":
             if method != "POST":
-                raise asgi.MethodNotAllowed("send events with POST")
+                raise asgi.MethodNotAllowed("POST")
             await self._ingest(scope, receive, send)
         elif path == "/health":
             await self._health(send)

@@ -5,7 +5,6 @@ in its place as an `EventRefused`, so that one bad event costs nobody else's.
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,8 +121,9 @@ def _from_mapping(event: dict[str, Any]) -> CloudEvent:
     if not is_json:
         extensions["datacontenttype"] = attributes.datacontenttype
     if attributes.data_base64 is not None:
+        raw = _decode_base64(attributes.data_base64)
         if is_json:
-            data = _decode_base64(attributes.data_base64)
+            data = _decode_data(raw)
         else:
             extensions["data_base64"] = attributes.data_base64
     return CloudEvent(attributes, data, extensions)
@@ -134,8 +134,15 @@ def _is_json(content_type: str | None) -> bool:
     return media_type == "application/json" or media_type.endswith("+json")
 
 
-def _decode_base64(text: str) -> Any:
+def _decode_base64(text: str) -> bytes:
     try:
-        return msgspec.json.decode(base64.b64decode(text, validate=True))
-    except (binascii.Error, msgspec.DecodeError, ValueError, RecursionError) as error:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise EventRefused("malformed", f"data_base64 is not base64: {error}") from error
+
+
+def _decode_data(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise EventRefused("malformed", f"the data cannot be read as JSON: {error}") from error
