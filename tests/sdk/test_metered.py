@@ -74,3 +74,23 @@ async def test_the_blocking_client_sees_the_final_cost(key, gateway, upstream):
             return payment.is_final, response.charged
 
     assert await asyncio.to_thread(work) == (True, 5)
+
+
+async def test_what_a_stream_has_cost_is_heard_of_after_its_reader_left(client, gateway, upstream):
+    async def read_a_piece() -> None:
+        async with client.stream(gateway.url + "/metered?mode=trailer&amount=420") as response:
+            async for _piece in response.aiter_bytes():
+                has_read.set()
+                break
+
+    has_read = asyncio.Event()
+    reading = asyncio.create_task(read_a_piece())
+    channel = client._book.channel(gateway.settings.key.public)
+    await eventually(has_read.is_set, "it reads")
+    # It waits in vain for the end of a stream that goes on, and is cancelled there or before.
+    await asyncio.wait([reading], timeout=0.3)
+    reading.cancel()
+    await asyncio.wait([reading])
+    upstream.release.set()
+    await eventually(lambda: channel.unresolved == 0, "the receipt is heard of")
+    assert channel.served == 420

@@ -60,25 +60,3 @@ async def test_a_payment_that_another_process_still_waits_for_is_counted_once(
     assert (await call).charged == PRICE
     await eventually(lambda: not unheard._waiting, "it has heard of it")
     assert charges(second) == [PRICE]
-
-
-async def test_what_a_metered_stream_has_cost_is_heard_of_after_its_reader_left(
-    make_client, gateway, upstream, tmp_path
-):
-    client = await make_client(state_dir=tmp_path)
-
-    async def read_a_piece() -> None:
-        async with client.stream(gateway.url + "/metered?mode=trailer&amount=420") as response:
-            async for _piece in response.aiter_bytes():
-                break
-
-    reading = asyncio.create_task(read_a_piece())
-    channel = client._book.channel(gateway.settings.key.public)
-    await eventually(lambda: channel.unresolved > 0 and len(upstream.seen) == 1, "it reads")
-    # It waits in vain for the end of a stream that goes on, and is cancelled there or before.
-    await asyncio.wait([reading], timeout=0.3)
-    reading.cancel()
-    await asyncio.wait([reading])
-    upstream.release.set()
-    await eventually(lambda: charges(client) == [420], "the receipt is heard of")
-    assert channel.unresolved == 0
