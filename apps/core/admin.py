@@ -30,6 +30,10 @@ class ReadOnlyAdmin(ReadOnly, ModelAdmin):
     show_full_result_count = False
     list_per_page = 50
 
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        # No row has such a key, and PostgreSQL cannot even be asked for it.
+        return None if "\0" in object_id else super().get_object(request, object_id, from_field)
+
 
 class ReadOnlyInline(ReadOnly, TabularInline):
     extra = 0

@@ -128,6 +128,7 @@ def test_every_list_and_row_can_be_read_and_none_changed(operator, populated):
         row = model._default_manager.first()
         assert row is not None, name
         assert operator.get(reverse(f"{name}_change", args=[row.pk])).status_code == 200, name
+        assert operator.get(reverse(f"{name}_change", args=["\0"])).status_code == 302, name
         assert operator.get(reverse(f"{name}_add")).status_code == 403, name
         assert operator.post(reverse(f"{name}_change", args=[row.pk]), {}).status_code == 403, name
         assert operator.post(reverse(f"{name}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403, (
