@@ -1,15 +1,30 @@
 """`make demo`: the whole network, live, until Ctrl-C; with `--once`, until it has proved itself."""
 
 import argparse
+import math
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
+import psycopg
+
 from devnet.demo import Demo, DemoFailed, Settings
 from devnet.network import DEFAULT_PORTS, ROOT, Options, StartFailed
 from devnet.processes import ProcessFailed
 from devnet.services import ServicesError
+
+
+def number(text: str) -> float:
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be positive")
+    return value
+
+
+def port(text: str) -> int:
+    if not 0 < (value := int(text)) < 65_536:
+        raise argparse.ArgumentTypeError(f"{text} must be from 1 to 65535")
+    return value
 
 
 def _parse(argv: list[str]) -> tuple[Options, Settings]:
@@ -21,16 +36,16 @@ def _parse(argv: list[str]) -> tuple[Options, Settings]:
         "--once", action="store_true", help="exit after 200 paid calls and a settlement that adds up"
     )
     parser.add_argument("--data", type=Path, default=ROOT / "var", help="data folder (default: var)")
-    parser.add_argument("--rate", type=float, default=40.0, help="paid calls a second (default: 40)")
+    parser.add_argument("--rate", type=number, default=40.0, help="paid calls a second (default: 40)")
     parser.add_argument("--agents", type=int, default=4, help="paying agents (default: 4)")
     parser.add_argument(
-        "--settle-interval", type=float, default=3.0, help="seconds between settlements (default: 3)"
+        "--settle-interval", type=number, default=3.0, help="seconds between settlements (default: 3)"
     )
-    for name, port in DEFAULT_PORTS.items():
-        parser.add_argument(f"--{name}-port", type=int, help=f"fixed port (default: {port} if free)")
+    for name, default in DEFAULT_PORTS.items():
+        parser.add_argument(f"--{name}-port", type=port, help=f"fixed port (default: {default} if free)")
     arguments = parser.parse_args(argv)
-    if arguments.agents < 1 or arguments.rate <= 0 or arguments.settle_interval <= 0:
-        parser.error("--agents, --rate and --settle-interval must be positive")
+    if arguments.agents < 1:
+        parser.error("--agents must be positive")
     fixed = {name: getattr(arguments, f"{name.replace('-', '_')}_port") for name in DEFAULT_PORTS}
     options = Options(
         data_dir=arguments.data,
@@ -62,7 +77,7 @@ def main(argv: list[str]) -> int:
         demo.run()
     except _Stopped:
         code = 130 if settings.once else 0
-    except (DemoFailed, StartFailed, ProcessFailed, ServicesError) as error:
+    except (DemoFailed, StartFailed, ProcessFailed, ServicesError, psycopg.OperationalError) as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         code = 1
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from rich.console import Console
 from rich.live import Live
 
@@ -78,7 +79,6 @@ class Demo:
 
     def _seen(self) -> tuple[dict[str, Any], Figures]:
         assert self._figures is not None
-        self._network.check()
         try:
             traffic = json.loads(self._report_path.read_text())
         except FileNotFoundError:
@@ -112,14 +112,19 @@ class Demo:
         )
         with Live(console=self._out, refresh_per_second=4, auto_refresh=False) as live:
             while True:
-                traffic, figures = self._seen()
-                live.update(summary_panel(traffic, figures, url), refresh=True)
+                self._network.heal()
+                try:
+                    live.update(summary_panel(*self._seen(), url), refresh=True)
+                except psycopg.OperationalError as error:
+                    self._step(f"the database does not answer: {error}")
+                    time.sleep(1)
                 time.sleep(0.5)
 
     def _run_once(self) -> None:
         deadline = time.monotonic() + ONCE_TIMEOUT_S
         reported = 0
         while True:
+            self._network.check()
             traffic, figures = self._seen()
             if traffic["paid"] - reported >= 50:
                 reported = traffic["paid"]

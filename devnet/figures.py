@@ -6,6 +6,7 @@ It does not use the services that wrote those rows, so a mistake in them cannot 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from solders.pubkey import Pubkey
@@ -83,11 +84,15 @@ class FiguresReader:
 
     def __init__(self, network: LocalNetwork) -> None:
         self._network = network
-        self._database = psycopg.connect(network.services.database_url, autocommit=True)
+        self._connection: psycopg.Connection[Any] | None = None
         self._baseline = self._charged()
 
-    def close(self) -> None:
-        self._database.close()
+    @property
+    def _database(self) -> psycopg.Connection[Any]:
+        """The connection; a new one if the server ended the last."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self._network.services.database_url, autocommit=True)
+        return self._connection
 
     def read(self) -> Figures:
         row = self._database.execute(_TOTALS).fetchone()

@@ -10,10 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psycopg
 import redis
 from solders.hash import Hash
@@ -187,6 +189,7 @@ class LocalNetwork:
         )
         for offer in OFFERS:
             self.processes[offer.gateway].wait_healthy()
+        self._wait_delivered()
 
     def stop(self) -> None:
         """Stop every process in the reverse of the money's direction, then the servers. Safe to call twice."""
@@ -211,6 +214,35 @@ class LocalNetwork:
         """Raise `ProcessFailed` if any child has ended by itself."""
         for process in self.processes.values():
             process.check()
+
+    def heal(self) -> None:
+        """Start again, and report, what has ended by itself: servers first, since nothing else works without them.
+        Raises `ProcessFailed` for a process that ends again and again."""
+        if not all(server.get("running", True) for server in self.services.status().values()):
+            self._report("PostgreSQL or Valkey ended; starting it again")
+            before = self.services.environment
+            self.services.start()
+            if self.services.environment != before:
+                raise ProcessFailed("another program took the port of PostgreSQL or Valkey while it was down")
+        for process in self.processes.values():
+            if process.revive():
+                self._report(f"{process.name} ended; starting it again")
+
+    def delivered(self) -> bool:
+        """Whether the gateways have handed over every payment that they completed."""
+        with httpx.Client(timeout=60.0, trust_env=False, verify=False) as client:  # noqa: S501  (plain HTTP on this machine)
+            reports = [client.get(self.url(offer.gateway) + "/health").json() for offer in OFFERS]
+        return not any(report["components"]["delivery"]["undelivered"] for report in reports)
+
+    def _wait_delivered(self, timeout_s: float = 60.0) -> None:
+        """What a killed run left in the gateways' logs belongs to that run: it arrives before this one begins."""
+        deadline = time.monotonic() + timeout_s
+        while not self.delivered():
+            if time.monotonic() > deadline:
+                raise StartFailed(
+                    f"the gateways' payments of an earlier run are not delivered: see {self.data_dir}/log"
+                )
+            time.sleep(0.05)
 
     def operator_password(self) -> str:
         """The demo operator's password, drawn once per data folder."""

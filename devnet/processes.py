@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+LIFE_S_MIN = 10.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,7 @@ class ManagedProcess:
         self.cwd = cwd
         self._health_url = health_url
         self._child: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -59,6 +61,7 @@ class ManagedProcess:
     def start(self) -> None:
         """Start the child; its output is appended to its log file."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._started_at = time.monotonic()
         with self.log_path.open("ab") as log:
             self._child = subprocess.Popen(
                 self.command,
@@ -75,6 +78,17 @@ class ManagedProcess:
         """Raise `ProcessFailed` if the child has ended by itself."""
         if self._child is not None and (code := self._child.poll()) is not None:
             raise ProcessFailed(f"{self.name} ended with status {code}.\n{self.log_tail()}")
+
+    def revive(self) -> bool:
+        """Start the child again if it has ended by itself; True if it had. Raises `ProcessFailed` for one that did not
+        live for `LIFE_S_MIN`: starting it once more would not help."""
+        if self._child is None or self._child.poll() is None:
+            return False
+        if time.monotonic() - self._started_at < LIFE_S_MIN:
+            self.check()
+        self.kill()
+        self.start()
+        return True
 
     def wait_healthy(self, timeout_s: float = 180.0) -> None:
         """Return when the health address answers 200."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from solders.pubkey import Pubkey
@@ -23,7 +22,6 @@ from machpay.chain import tokens
 from machpay.chain.client import ChainClient
 from machpay.chain.network import Network
 from machpay.chain.transactions import Commitment
-from tests.support.http import LOCAL
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 300.0) -> None:
@@ -113,20 +111,12 @@ class Running:
         assert len(digests) == len(rows)
         return digests
 
-    def delivered(self) -> bool:
-        """Whether the demo's gateways have handed over every payment that they completed."""
-        for gateway in self.demo["gateways"]:
-            health = httpx.get(gateway["url"] + "/health", **LOCAL).json()
-            if health["components"]["delivery"]["undelivered"]:
-                return False
-        return True
-
     def settle_everything(self) -> None:
         """Return when the network is at rest: no payment of the demo's gateways is on its way, everything charged is
         settled and paid out, and the ledger has every bond that the vault holds."""
         wait_until(
             lambda: (
-                self.delivered()
+                self.network.delivered()
                 and self.unsettled() == self.total("owed") == 0
                 and self.vault() == self.total("bond") + self.total("forfeited")
             ),
