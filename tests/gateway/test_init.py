@@ -140,6 +140,7 @@ def test_the_wizard_asks_again_until_an_answer_can_be_read(
         "ftp://wrong",
         "http://127.0.0.1:9000",
         "Weather",
+        "",
         "GET /weather=a lot",
         "GET /weather=0.002 The weather of one place",
         "",
@@ -154,7 +155,13 @@ def test_the_wizard_asks_again_until_an_answer_can_be_read(
     assert mode(tmp_path / "vendor.json") == 0o600
     assert (settings.vendor, settings.gateway.name, settings.gateway.port) == (vendor.public, "Weather", 8403)
     assert [(r.path, r.price_atomic) for r in settings.routes.routes] == [("/weather", 2_000)]
-    for complaint in ("no such network", "ftp://wrong", "'a' is no price", "0 to 65535"):
+    for complaint in (
+        "no such network",
+        "ftp://wrong",
+        "an answer is needed",
+        "'a' is no price",
+        "0 to 65535",
+    ):
         assert complaint in ran.err
     assert "next:" in ran.out
 

@@ -320,8 +320,10 @@ def _ask(options: argparse.Namespace, tables: dict[str, Any]) -> None:
         options.name = _answer("name of the service", "", str)
     if not options.price and not options.free and not tables.get("routes"):
         while True:
+            # Without any route there would be nothing to serve, and the answers before were for nothing.
+            ends, default = ("; empty ends", "") if options.price else ("", None)
             example = "GET /embed=0.001 Embed one text"
-            text = _answer(f'a route and its price in USDC, like "{example}"; empty ends', "", _checked_route)
+            text = _answer(f'a route and its price in USDC, like "{example}"{ends}', default, _checked_route)
             if not text:
                 break
             options.price.append(text)
