@@ -115,7 +115,7 @@ INSTRUCTIONS: Final = (
         (
             "Put tokens on an agent's bond. The first deposit opens the account, is signed by the agent and names the",
             "owner; later ones pass the same owner or the zero key. To add to a stranger's bond, clear the agent's",
-            "signer flag.",
+            "signer flag; while a withdrawal is pending only the agent or the owner may add.",
         ),
         (
             _writable("agent_account", "", "agent", "$global_bond.mint", "$agent"),

@@ -11,7 +11,7 @@ from solders.token.state import TokenAccountState
 from machpay.chain import instructions as build
 from machpay.chain.network import Network
 from tests.program.test_events import keys, name
-from tests.program.world import NOW, USDC, Refused, World, done, refused
+from tests.program.world import NOW, USDC, Done, Refused, World, done, refused
 
 TIMELOCK = 86_400
 U64_MAX = 2**64 - 1
@@ -410,6 +410,33 @@ def test_a_deposit_does_not_grow_a_pending_withdrawal(saver: Saver) -> None:
     world.wait(TIMELOCK)
     done(world.withdraw(saver.agent, saver.wallet))
     assert (world.tokens(saver.wallet), saver.bond()) == (10 * USDC, 5 * USDC)
+
+
+def test_a_stranger_cannot_keep_min_bond_in_by_depositing(saver: Saver) -> None:
+    world, stranger = saver.world, saver.world.agent()
+
+    def top_up(by: Keypair) -> Done | Refused:
+        ix = build.deposit_bond(
+            world.network,
+            agent=saver.agent.pubkey(),
+            source=world.token_account(by.pubkey(), 1),
+            amount=1,
+            authority=by.pubkey(),
+            payer=by.pubkey(),
+            agent_signs=False,
+        )
+        return world.send(ix, signers=(by,))
+
+    done(world.request_withdrawal(saver.agent, 10 * USDC))
+    refused(top_up(stranger), "NotAgentOrOwner")
+    assert (saver.bond(), world.vault()) == (10 * USDC, 10 * USDC)
+    world.wait(TIMELOCK)
+    done(world.withdraw(saver.agent, saver.wallet))
+    assert (world.tokens(saver.wallet), saver.bond()) == (10 * USDC, 0)
+    done(top_up(stranger))
+    done(world.request_withdrawal(saver.agent, 1))
+    done(top_up(saver.owner))
+    assert saver.bond() == 2
 
 
 def test_a_bond_of_64_bits_can_be_withdrawn_whole(saver: Saver) -> None:

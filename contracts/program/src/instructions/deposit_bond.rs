@@ -1,5 +1,7 @@
 //! deposit_bond: put tokens into the vault on an agent's account. The first deposit creates the account; the agent key
-//! signs it and names the wallet that withdrawals will go to. Anyone may add to an existing bond.
+//! signs it and names the wallet that withdrawals will go to. Anyone may add to an existing bond, but while a withdrawal
+//! is pending only the agent or the owner: a bond is left empty or with at least `min_bond`, so a stranger's smallest
+//! coin would keep `min_bond` of somebody else's money in, again and again.
 //!
 //! | # | account | signer | writable | |
 //! |---|---|---|---|---|
@@ -89,6 +91,10 @@ pub fn process(call: &Call, accounts: &mut [AccountView]) -> Result {
     }
     if account.is_slashed() {
         return Err(Error::AgentSlashed);
+    }
+    let is_their_own = agent.is_signer() || account.is_controlled_by(authority.address());
+    if account.pending_withdrawal.get() != 0 && !is_their_own {
+        return Err(Error::NotAgentOrOwner);
     }
     account.bond.add(amount)?;
     account.deposited_total.add(amount)?;

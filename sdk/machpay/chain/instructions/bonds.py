@@ -79,8 +79,9 @@ def deposit_bond(
     """Put `amount` from the token account `source` on `agent`'s bond.
 
     The first deposit names the `owner` wallet that withdrawals go to and needs the agent's signature; on later ones
-    `owner` may be left out, and a stranger topping up passes `agent_signs=False`. `authority` (of `source`) and
-    `payer` (of the rent) default to the agent. `approver` is the admin while the allow-list is on.
+    `owner` may be left out, and a stranger topping up passes `agent_signs=False`, which is refused while a withdrawal
+    is pending. `authority` (of `source`) and `payer` (of the rent) default to the agent. `approver` is the admin while
+    the allow-list is on.
     """
     authority = authority or agent
     payer = payer or agent
