@@ -1,6 +1,7 @@
 """An accepted payment's exchange with the upstream, from forwarding to the last byte. It ends in exactly one outcome.
 
-    reserved (accept record) -> upstream -> outcome record -> fsync -> first byte -> sent record
+    reserved (accept record) -> upstream -> outcome record -> first byte -> sent record
+                            `-> fsync, while the upstream works ---^
 
 What was charged is settled before the first byte, because the receipt travels in the headers. An answer that is whole
 by then is charged or not for good. A longer one is charged when it starts; if the upstream breaks it off, the charge is
@@ -83,7 +84,7 @@ class Exchanges:
         try:
             await self._serve(ticket, asked, request, reply)
         finally:
-            self._responses.ended(self._payments.book.digest(ticket.payment))
+            self._responses.ended(ticket.digest)
 
     async def _serve(self, ticket: Ticket, asked: Asked, request: Request, reply: Reply) -> None:
         try:
@@ -111,8 +112,8 @@ class Exchanges:
 
     async def _fetch(self, ticket: Ticket, route: Route, request: Request) -> Fetched:
         """Forward and read as much as the charge depends on."""
-        digest = self._payments.book.digest(ticket.payment)
-        answer = await self._upstream.open(request, names.paid_by(digest, ticket.channel.agent_text))
+        self._payments.hasten()
+        answer = await self._upstream.open(request, names.paid_by(ticket.digest, ticket.channel.agent_text))
         try:
             if answer.status == 402:
                 raise UpstreamError(502, "upstream_payment_required", "the upstream wants to be paid itself")
@@ -131,22 +132,21 @@ class Exchanges:
         self, ticket: Ticket, asked: Asked, fetched: Fetched, request: Request, reply: Reply
     ) -> None:
         route, answer, payments = asked.route, fetched.answer, self._payments
-        status, digest = answer.status, payments.book.digest(ticket.payment)
+        status = answer.status
         charged_status = is_charged(status, request.method, charge_4xx=route.charge_4xx)
         receipt: SignedReceipt | None = None
         try:
             if not charged_status:
                 # Not waited for: what is not durable is void after a crash, which is what the receipt says.
                 receipt = self._void(ticket, status)
-            elif fetched.whole or not route.metered:
-                price = ticket.price
-                if route.metered:
-                    price = await self._metering.amount(answer, ticket, asked.route, digest)
-                receipt = payments.resolve(ticket, status, price, final=fetched.whole)
-                await payments.durable()
             else:
-                # The accepted payment at least: after a crash its nonce must be known.
-                await payments.durable()
+                if fetched.whole or not route.metered:
+                    price = ticket.price
+                    if route.metered:
+                        price = await self._metering.amount(answer, ticket, asked.route, ticket.digest)
+                    receipt = payments.resolve(ticket, status, price, final=fetched.whole)
+                # After a crash its nonce must be known. What it came to counts with its `sent` record, never before.
+                await payments.durable(ticket)
         except LogUnavailable:
             await self._fail(ticket, _unavailable(), asked, reply)
             return
@@ -193,7 +193,7 @@ class Exchanges:
             else:
                 request.abort()
         except UpstreamError as error:
-            digest = self._payments.book.digest(held).hex()
+            digest = ticket.digest.hex()
             logger.info("payment %s: the upstream broke off its answer: %s", digest, error)
             if open_charge:
                 self._void(ticket, error.status)
@@ -211,10 +211,9 @@ class Exchanges:
             payments.confirm(ticket, outcome)
         else:
             # Who hangs up on a metered stream that goes on pays its ceiling: nothing else was named.
-            digest = payments.book.digest(ticket.payment)
-            amount = (
-                await self._metering.amount(answer, ticket, asked.route, digest) if is_whole else ticket.price
-            )
+            amount = ticket.price
+            if is_whole:
+                amount = await self._metering.amount(answer, ticket, asked.route, ticket.digest)
             receipt = payments.resolve(ticket, answer.status, amount, final=True)
             lines = [(name, value) for name, value in lines if name != names.RESPONSE]
             lines.append((names.RESPONSE, self._header(ticket, receipt)))
@@ -258,7 +257,7 @@ class Exchanges:
 
     def _keep(self, ticket: Ticket, asked: Asked, status: int, headers: Headers, body: bytes) -> None:
         self._responses.keep(
-            self._payments.book.digest(ticket.payment),
+            ticket.digest,
             signature=ticket.payment.accept.signature,
             request_hash=asked.request_hash,
             status=status,
@@ -270,8 +269,7 @@ class Exchanges:
         channel = ticket.channel
         if receipt is not None:
             return outcome_header(self._network, channel.agent_text, receipt)
-        digest = self._payments.book.digest(ticket.payment)
-        return pending_header(self._network, channel.agent_text, digest, ticket.price, channel.served)
+        return pending_header(self._network, channel.agent_text, ticket.digest, ticket.price, channel.served)
 
 
 class Pieces:

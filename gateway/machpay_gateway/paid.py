@@ -104,7 +104,7 @@ class PaidExchanges:
     def _announce(self, ticket: Ticket, route: Route, latency_s: float) -> None:
         """Tell the receiver about a charge."""
         if ticket.payment.is_complete and ticket.payment.charged:
-            event_id = self._payments.book.digest(ticket.payment).hex()
+            event_id = ticket.digest.hex()
             data = partial(self._authorized, ticket, route, latency_s)
             self._events.emit(PAYMENT_AUTHORIZED, ticket.channel.agent_text, data, event_id)
 

@@ -37,10 +37,13 @@ PaymentState = Literal["served", "void", "unknown"]
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """One accepted payment on its way: what the exchange needs to resolve it."""
+    """One accepted payment on its way: what the exchange needs to resolve it. `accepted_at` is the place in the log
+    behind its accept record and its identifier."""
 
     payment: OpenPayment
     channel: Channel
+    digest: bytes
+    accepted_at: int = 0
 
     @property
     def number(self) -> int:
@@ -87,7 +90,7 @@ class Payments:
         self._known_since = max(self._known_since, self._log_begins())
         left_open = list(self.book.join.open.values())
         for payment in left_open:
-            ticket = Ticket(payment, self.book.channel(payment.accept.agent))
+            ticket = Ticket(payment, self.book.channel(payment.accept.agent), self.book.digest(payment))
             if payment.sent and payment.outcome is not None:
                 self.confirm(ticket, payment.outcome)
             else:
@@ -139,17 +142,17 @@ class Payments:
             )
         )
         payment = self.book.join.open[number]
-        payment.digest = intent.digest if digest is None else digest
-        self._in_flight[payment.digest] = number
+        payment.digest = digest = intent.digest if digest is None else digest
+        self._in_flight[digest] = number
         if attempt.identifier is not None and price:
             self.journal.append(Identified(number, attempt.identifier))
-        return Ticket(payment, self.book.channel(attempt.agent))
+        return Ticket(payment, self.book.channel(attempt.agent), digest, self.journal.appended)
 
     def resolve(self, ticket: Ticket, http_status: int, charged: int, *, final: bool) -> SignedReceipt:
         """Charge `charged` (0: void) and sign the receipt. One that is not `final` may be replaced."""
         payment, channel = ticket.payment, ticket.channel
         receipt = Receipt(
-            digest=self.book.digest(payment),
+            digest=ticket.digest,
             http_status=http_status,
             charged=charged,
             served_total=channel.served - payment.charged + charged,
@@ -175,9 +178,13 @@ class Payments:
         """The answer's first byte is on its way, or the exchange has ended."""
         self._completed(self.journal.append(Sent(ticket.number)))
 
-    async def durable(self) -> None:
-        """Wait until everything so far is on the disk. Raises `LogUnavailable`."""
-        await self.journal.durable()
+    def hasten(self) -> None:
+        """Somebody will wait for what was accepted: see `Journal.hasten`."""
+        self.journal.hasten()
+
+    async def durable(self, ticket: Ticket | None = None) -> None:
+        """Wait until a payment's acceptance, or everything so far, is on the disk. Raises `LogUnavailable`."""
+        await self.journal.durable(None if ticket is None else ticket.accepted_at)
 
     # --- Channels ---------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +14,16 @@ from yarl import URL
 
 from machpay.protocol import x402
 from machpay.protocol.requests import route_hash
+from machpay_gateway.log.records import Accept
 from tests.gateway.conftest import RunningGateway, eventually
 from tests.gateway.factories import PRICE
+from tests.gateway.logs import records
 from tests.gateway.network_standin import NetworkStandIn
 from tests.gateway.servers import Upstream
 
 START = Callable[..., Any]
 LOOK_UP = "/.well-known/machpay/payments/"
+SLOW = "/paid?mode=slow"
 
 
 async def settled_as(net: NetworkStandIn, digest: bytes) -> tuple[str, str, int]:
@@ -159,6 +164,41 @@ async def test_a_stream_that_breaks_off_is_not_charged_and_does_not_look_whole(
     assert await settled_as(net, intent.digest) == ("void", "0", 502)
     assert await gateway.committed(payer) == 0
     assert (await gateway.get(LOOK_UP + intent.digest.hex())).json()["status"] == "void"
+
+
+async def test_an_answer_waits_for_its_acceptance_to_be_on_the_disk_and_for_nothing_else(
+    gateway: RunningGateway, upstream: Upstream, net: NetworkStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_free, sync = threading.Event(), os.fdatasync
+    disk_is_free.set()
+
+    def fdatasync(descriptor: int) -> None:
+        assert disk_is_free.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr("machpay_gateway.log.tail.os.fdatasync", fdatasync)
+    payer, other = gateway.payer(), gateway.payer()
+    # Two at a time, so that the disk is waited for in a thread.
+    calls = [
+        asyncio.create_task(gateway.get(SLOW, headers=p.headers(p.intent(SLOW)))) for p in (payer, other)
+    ]
+    await eventually(lambda: len(upstream.seen) == 2, "the requests reached the upstream")
+    (path,) = (gateway.settings.data_dir / "log").glob("*.log")
+
+    def accepted() -> int:
+        return sum(type(record) is Accept for record, _ in records(path))
+
+    await eventually(lambda: accepted() == 2, "their acceptance is on the disk")
+    disk_is_free.clear()
+    upstream.release.set()
+    assert [(await call).status for call in calls] == [200, 200]
+    late = asyncio.create_task(gateway.get("/paid", headers=payer.pay()))
+    await eventually(lambda: len(upstream.seen) == 3, "the next request reached the upstream")
+    assert await asyncio.wait([late], timeout=0.2) == (set(), {late})
+    assert net.items == {}
+    disk_is_free.set()
+    assert (await late).status == 200
+    await eventually(lambda: len(net.items) == 3, "all three are delivered")
 
 
 async def test_a_client_that_hangs_up_before_the_answer_does_not_cancel_it(

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ AGENT = AGENTS[0]
 
 
 class FaultyDisk:
-    """Counts fsyncs, and lets writes or fsyncs fail while `error` is set."""
+    """Counts fsyncs, lets writes or fsyncs fail while `error` is set, and fsyncs wait while `is_free` is cleared."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.syncs = 0
+        self.is_free = threading.Event()
+        self.is_free.set()
         self.write_error: int | None = None
         self.sync_error: int | None = None
         self._write, self._sync = os.pwrite, os.fdatasync
@@ -39,6 +42,7 @@ class FaultyDisk:
 
     def fdatasync(self, descriptor: int) -> None:
         self.syncs += 1
+        assert self.is_free.wait(60)
         if self.sync_error is not None:
             raise OSError(self.sync_error, os.strerror(self.sync_error))
         self._sync(descriptor)
@@ -50,11 +54,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FaultyDisk:
 
 
 async def pay(payments: Payments, agent: Any = AGENT, price: int = 10) -> int:
-    """What an exchange does with the log; the charge that was made durable."""
+    """What an exchange does with the log; the charge of the answer that was sent."""
     ticket = accept(payments, agent, price)
+    payments.hasten()
     payments.resolve(ticket, 200, price, final=True)
     try:
-        await payments.durable()
+        await payments.durable(ticket)
     except LogUnavailable:
         payments.resolve(ticket, 503, 0, final=True)
         payments.sent(ticket)
@@ -79,6 +84,46 @@ async def test_durable_returns_only_when_the_bytes_are_on_the_disk(tmp_path: Pat
         await payments.durable()
         kinds = [type(record).__name__ for record, _ in records(newest(tmp_path))]
         assert kinds[-2:] == ["Accept", "Outcome"]
+
+
+async def test_who_waits_for_less_is_not_kept_by_who_waits_for_more(tmp_path: Path, disk: FaultyDisk) -> None:
+    async with running(tmp_path) as payments:
+        first, second = accept(payments, AGENT), accept(payments, AGENT)
+        disk.is_free.clear()
+        before = disk.syncs
+        waits_for_first = asyncio.create_task(payments.durable(first))
+        await eventually(lambda: disk.syncs == before + 1, "the disk is at work")
+        third = accept(payments, AGENT)
+        waits_for_third = asyncio.create_task(payments.durable(third))
+        waits_for_second = asyncio.create_task(payments.durable(second))
+        await asyncio.sleep(0)
+        disk.is_free.set()
+        await waits_for_second
+        assert (waits_for_first.done(), waits_for_third.done()) == (True, False)
+        await waits_for_third
+        assert disk.syncs == before + 2
+
+
+async def test_a_payment_that_is_alone_is_on_the_disk_before_anybody_waits(
+    tmp_path: Path, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machpay_gateway.log.journal.QUICK_S", 60.0)
+    async with running(tmp_path) as payments:
+        # Whether the disk is quick is known once it was written to.
+        await pay(payments)
+        await payments.durable()
+        before = disk.syncs
+        ticket = accept(payments, AGENT)
+        payments.hasten()
+        assert disk.syncs == before
+        await asyncio.sleep(0)
+        assert disk.syncs == before + 1
+        assert [type(record).__name__ for record, _ in records(newest(tmp_path))][-1] == "Accept"
+        # Nothing is left to wait for: not even a disk that stands still is in the way.
+        disk.is_free.clear()
+        payments.resolve(ticket, 200, 10, final=True)
+        await payments.durable(ticket)
+        disk.is_free.set()
 
 
 async def test_records_nobody_waits_for_are_written_soon(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ is the way back, tried until the disk takes it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ from machpay_gateway.log.records import FILE_MAGIC, NONCES_PER_RECORD, Header, I
 from machpay_gateway.log.segments import Segment, lock, recover, segment_path, sync_folder, write_segment
 from machpay_gateway.log.tail import Tail
 
-LINGER_S: Final = 0.01
+LINGER_S: Final = 0.002
 """How long a record that nobody waits for stays in memory, twice that at most."""
 GATHER_S: Final = 0.002
 """How long a write waits at most for records of payments that are being worked on anyway."""
@@ -61,9 +62,10 @@ class Journal:
         self._lock = -1
         self._tail: Tail | None = None
         self._buffer: list[bytes] = []
-        self._appended = 0
+        self.appended = 0
+        """How many records were appended so far, by which they are waited for."""
         self._durable = 0
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         # Payments that are complete in memory while the record that completed them is not durable yet.
         self._pending: deque[tuple[int, OpenPayment]] = deque()
         self.latest: deque[OpenPayment] = deque(maxlen=LATEST)
@@ -95,7 +97,7 @@ class Journal:
             await self._rotate()
         except OSError as error:
             raise LogUnavailable(f"cannot write to {self._folder}: {error}") from error
-        self._settle(self._appended)
+        self._settle(self.appended)
         self._task = asyncio.create_task(self._run(), name="log")
 
     @property
@@ -107,24 +109,31 @@ class Journal:
         """Apply one record to the book and queue it for the disk; the payment it completed, if it did."""
         payment = self._book.apply(record)
         self._buffer.append(frame(record))
-        self._appended += 1
+        self.appended += 1
         if payment is not None:
-            self._pending.append((self._appended, payment))
+            self._pending.append((self.appended, payment))
         if self._timer is None:
             self._linger()
         return payment
 
-    async def durable(self) -> None:
-        """Return once everything appended so far is on the disk. Raises `LogUnavailable`."""
+    def hasten(self) -> None:
+        """Somebody will wait for what was appended. If nobody else is served it is written in the next turn of the
+        loop, when what the caller sends before it waits is on its way: the disk works while the other side does."""
+        if self._writes_at_once():
+            asyncio.get_running_loop().call_soon(self._write_early)
+
+    async def durable(self, appended: int | None = None) -> None:
+        """Return once the first `appended` records, or all so far, are on the disk. Raises `LogUnavailable`."""
         if self.failure is not None:
             raise LogUnavailable(self.failure)
-        if self._durable >= self._appended:
+        target = self.appended if appended is None else appended
+        if self._durable >= target:
             return
         if self._writes_at_once():
             self._write_at_once()
             return
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append((self._appended, waiter))
+        self._waiters.append((target, waiter))
         self._wake.set()
         await waiter
 
@@ -150,17 +159,20 @@ class Journal:
         self._timer = None
         if self._durable < oldest:
             self._wake.set()
-        elif self._durable < self._appended:
+        elif self._durable < self.appended:
             self._linger()
 
     async def _run(self) -> None:
-        while not (self._closing and (self._durable >= self._appended or self.failure is not None)):
+        while not (self._closing and (self._durable >= self.appended or self.failure is not None)):
             await self._wake.wait()
             self._wake.clear()
-            if self._durable >= self._appended and self.failure is None:
+            if self._durable >= self.appended and self.failure is None:
                 continue
             await self._gather()
-            target, self._is_writing = self._appended, True
+            if self._durable >= self.appended and self.failure is None:
+                # Written in place meanwhile.
+                continue
+            target, self._is_writing = self.appended, True
             try:
                 if self.failure is not None or self.segments[-1].is_full(self._segment_bytes):
                     await self._rotate()
@@ -180,8 +192,8 @@ class Journal:
         loop = asyncio.get_running_loop()
         until = loop.time() + GATHER_S
         before = -1
-        while before != self._appended and len(self._waiters) < GATHERED and loop.time() < until:
-            before = self._appended
+        while before != self.appended and len(self._waiters) < GATHERED and loop.time() < until:
+            before = self.appended
             await asyncio.sleep(0)
 
     async def _write(self) -> None:
@@ -215,7 +227,7 @@ class Journal:
 
     def _write_at_once(self) -> None:
         """`_write` without the thread. Raises `LogUnavailable`."""
-        target, data, began = self._appended, self._take(), time.perf_counter()
+        target, data, began = self.appended, self._take(), time.perf_counter()
         try:
             self._open_tail().append(data)
         except Exception as error:
@@ -224,6 +236,12 @@ class Journal:
             raise LogUnavailable(self.failure or "") from error
         self._wrote(data, began)
         self._settle(target)
+
+    def _write_early(self) -> None:
+        if self.failure is None and self._durable < self.appended and self._writes_at_once():
+            # Who waits is told by `failure`.
+            with contextlib.suppress(LogUnavailable):
+                self._write_at_once()
 
     async def _rotate(self) -> None:
         """Start a segment whose snapshot takes the place of everything that is still in the buffer."""
@@ -290,9 +308,11 @@ class Journal:
 
     def _settle(self, target: int) -> None:
         self._durable = max(self._durable, target)
-        while self._waiters and self._waiters[0][0] <= target:
-            _, waiter = self._waiters.popleft()
-            if not waiter.done():
+        waiters, self._waiters = self._waiters, []
+        for waited_for, waiter in waiters:
+            if waited_for > target:
+                self._waiters.append((waited_for, waiter))
+            elif not waiter.done():
                 waiter.set_result(None)
         while self._pending and self._pending[0][0] <= target:
             self.latest.append(self._pending.popleft()[1])
@@ -303,8 +323,8 @@ class Journal:
         if self.failure is None:
             logger.error("the log cannot be written, paid traffic stops", exc_info=error)
         self.failure = f"the payment log cannot be written: {error}"
-        while self._waiters:
-            _, waiter = self._waiters.popleft()
+        waiters, self._waiters = self._waiters, []
+        for _, waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(LogUnavailable(self.failure))
         if not self._closing:
