@@ -48,7 +48,7 @@ def logging_config(level: str) -> dict[str, Any]:
         "loggers": {
             # uvicorn set its own text format up before this process read its settings.
             **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.error")},
-            # One line per request to other services is noise at INFO; failures still show.
+            # One line per request to other services or per scheduled task is noise at INFO; failures still show.
             **{
                 name: {"level": "WARNING"}
                 for name in (
@@ -57,6 +57,7 @@ def logging_config(level: str) -> dict[str, Any]:
                     "httpcore",
                     "uvicorn.access",
                     "celery.app.trace",
+                    "celery.beat",
                     "celery.worker.strategy",
                 )
             },
