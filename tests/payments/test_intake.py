@@ -292,6 +292,10 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(gateway):
         "charged_atomic = 0",
         "status = 'VOID'",
         "charged_through_atomic = 0",
+        "charged_atomic = charged_atomic - 1",
+        "amount_atomic = amount_atomic + 1",
+        "signature = '\\x00'",
+        "nonce_time = nonce_time - interval '1 hour'",
     ],
 )
 def test_the_database_refuses_wrong_intents(payer, change):
@@ -300,6 +304,23 @@ def test_the_database_refuses_wrong_intents(payer, change):
     with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"UPDATE payment_intents SET {change}")
     assert stored(payer.channel) == [("PENDING", 100, 100)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE payment_intents SET status = 'PENDING'",
+        "UPDATE payment_intents SET status = 'REVERSED'",
+        "DELETE FROM payment_intents",
+    ],
+)
+def test_a_settled_intent_stays_so_and_is_never_deleted(payer, sql):
+    deliver(payer.pay(100))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE payment_intents SET status = 'SETTLED'")
+        with pytest.raises(IntegrityError, match="keeps what is signed"), transaction.atomic():
+            cursor.execute(sql)
+    assert stored(payer.channel) == [("SETTLED", 100, 100)]
 
 
 def test_the_primary_key_refuses_a_second_copy(payer):

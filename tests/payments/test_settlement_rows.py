@@ -247,12 +247,28 @@ def test_failures_free_the_channel_after_growing_delays(funded):
 
 @pytest.mark.parametrize(
     "change",
-    ["state = 'GONE'", "planned_atomic = 0", "state = 'FINALIZED'", "paid_atomic = -1", "ended_at = now()"],
+    [
+        "state = 'GONE'",
+        "planned_atomic = 0",
+        "state = 'FINALIZED'",
+        "paid_atomic = -1",
+        "ended_at = now()",
+        "raw_transaction = '\\x00'",
+        "last_valid_block_height = last_valid_block_height + 1",
+    ],
 )
 def test_the_database_refuses_wrong_settlements(funded, change):
     store()
     with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"UPDATE payments_settlement SET {change}")
+
+
+def test_a_settlement_that_ended_is_not_under_way_again(funded):
+    store()
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE payments_settlement SET state = 'FAILED', ended_at = now()")
+        with pytest.raises(IntegrityError, match="keeps what is"), transaction.atomic():
+            cursor.execute("UPDATE payments_settlement SET state = 'SENT', ended_at = NULL")
 
 
 @pytest.mark.parametrize(
@@ -263,6 +279,9 @@ def test_the_database_refuses_wrong_settlements(funded, change):
         "owed_atomic = settled_atomic + 1",
         "highest_signature = NULL",
         "void_count = -1",
+        "charged_total_atomic = charged_total_atomic - 1",
+        "highest_cumulative_atomic = highest_cumulative_atomic - 1",
+        "vendor = gateway",
     ],
 )
 def test_the_database_refuses_wrong_channels(funded, change):

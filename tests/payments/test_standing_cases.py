@@ -44,13 +44,13 @@ def test_charges_above_vouchers_are_looked_at_together_and_described_once(
     bound, django_assert_num_queries
 ) -> None:
     charged()
-    Channel.objects.update(highest_cumulative_atomic=500)
+    Channel.objects.update(charged_total_atomic=700, credited_atomic=700)
     soon = datetime.now(UTC) + timedelta(minutes=1)
     assert overreports.open_cases(unsettled_before=soon) == CASES
 
     with django_assert_num_queries(4):
         assert overreports.open_cases(unsettled_before=soon) == 0
 
-    Channel.objects.update(highest_cumulative_atomic=600)
+    Channel.objects.update(highest_cumulative_atomic=700)
     assert overreports.open_cases(unsettled_before=soon) == 0
     assert set(Case.objects.values_list("status", flat=True)) == {"RESOLVED"}

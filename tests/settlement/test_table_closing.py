@@ -4,6 +4,7 @@ from datetime import timedelta
 from io import StringIO
 
 from django.core.management import call_command
+from django.db import transaction
 from django.utils import timezone
 from solders.pubkey import Pubkey
 
@@ -87,10 +88,10 @@ def test_a_table_stays_while_one_of_its_channels_is_in_use(recon: Recon) -> None
     entries = LookupTableEntry.objects.values("address")
     (channel, *_) = Channel.objects.filter(address__in=entries)
     for use in uses:
-        before = {name: getattr(channel, name) for name in use}
-        Channel.objects.filter(address=channel.address).update(**use)
-        assert idle_tables(since) == []
-        Channel.objects.filter(address=channel.address).update(**before)
+        with transaction.atomic():
+            Channel.objects.filter(address=channel.address).update(**use)
+            assert idle_tables(since) == []
+            transaction.set_rollback(True)
     assert idle_tables(timezone.now() - timedelta(days=181)) == []
     LookupTable.objects.update(pending_length=100, pending_until_height=1)
     assert retire_tables(since) == 0
