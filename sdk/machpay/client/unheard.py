@@ -74,13 +74,14 @@ class Unheard:
 
     def signed(self, origin: str, order: Order) -> None:
         """Note a payment that is about to be sent."""
-        if self._file is not None:
+        if self._file is not None and order.is_named:
             self._file.append(msgspec.json.encode(_note(origin, order)))
 
     def given_up(self, origin: str, order: Order, charged: Callable[[int], None] | None = None) -> None:
         """Its caller does not wait for this payment any more; `charged` is told what it has cost."""
-        noted = _note(origin, order)
-        if len(self._waiting) < MAX_WAITING:
+        # A stock server knows no look-up; every gateway knows identifiers.
+        if order.is_named and len(self._waiting) < MAX_WAITING:
+            noted = _note(origin, order)
             self._waiting[noted.digest] = _Waiting(noted, time.time() + FIRST_PAUSE_S, charged=charged)
             self._news.set()
 
@@ -119,7 +120,6 @@ class Unheard:
             self._later(one)
             return
         except MalformedError as error:
-            # A stock server knows no look-up.
             logger.warning("looking payment %s up at %s: %s", noted.digest, noted.origin, error)
             receipt = None
         if receipt is not None:
