@@ -6,6 +6,7 @@ import pytest
 
 from machpay import MachPayClient, MachPayConfig
 from machpay.client.receipts import KeptReceipt
+from machpay.client.store import state_path
 from tests.gateway.conftest import eventually
 from tests.gateway.factories import PRICE, network
 
@@ -60,3 +61,11 @@ async def test_a_payment_that_another_process_still_waits_for_is_counted_once(
     assert (await call).charged == PRICE
     await eventually(lambda: not unheard._waiting, "it has heard of it")
     assert charges(second) == [PRICE]
+
+
+async def test_a_file_that_cannot_be_read_stops_no_payment(key, gateway, tmp_path):
+    config = MachPayConfig(key=key, network=network(), state_dir=tmp_path, timeout_s=60.0)
+    state_path(tmp_path, key.pubkey, network(), "sent.jsonl").mkdir()
+    async with MachPayClient(config) as client:
+        assert (await client.pay_and_call(gateway.url + "/paid")).charged == PRICE
+    assert charges(client) == [PRICE]

@@ -87,7 +87,10 @@ class Unheard:
 
     async def run(self) -> None:
         """Ask whenever it is time, also about what earlier processes have left."""
-        self._waiting.update(self._left_behind())
+        try:
+            self._waiting.update(self._left_behind())
+        except OSError as error:
+            logger.warning("what an earlier process left cannot be read: %s", error)
         while True:
             now = time.time()
             due = [one for one in self._waiting.values() if one.ask_at <= now][:AT_ONCE]
@@ -178,7 +181,11 @@ class Unheard:
 
     def _with_receipt(self) -> set[str]:
         receipts = self._book.receipts
-        return set() if receipts is None else receipts.digests()
+        try:
+            return set() if receipts is None else receipts.digests()
+        except OSError as error:
+            logger.warning("the receipts cannot be read: %s", error)
+            return set()
 
 
 def _note(origin: str, order: Order) -> _Noted:
