@@ -109,7 +109,9 @@ def test_a_gateway_killed_under_load_loses_and_doubles_nothing(running: Running,
     held = {p["digest"]: p for p in payments}
     latest = max(payments, key=lambda p: p["at"])
     wait_until(
-        lambda: latest["digest"] in running.stored_digests(gateway["gateway"]) and running.delivered(),
+        lambda: (
+            latest["digest"] in running.stored_digests(gateway["gateway"]) and running.network.delivered()
+        ),
         "every payment is delivered",
     )
     stored = {d: c for d, c in running.stored_digests(gateway["gateway"]).items() if d not in before}
