@@ -81,8 +81,6 @@ class Events:
         self._dropped = 0
         self.failure: str | None = None
         """Why the last attempt failed; None while the receiver takes events."""
-        self.last_sent_at: float | None = None
-        """When the receiver last took events, on the monotonic clock."""
 
     @property
     def queued(self) -> int:
@@ -177,7 +175,6 @@ class Events:
             self._drop(1, str(error))
         else:
             self.failure = None
-            self.last_sent_at = time.monotonic()
             self._note(answer, len(batch))
         self._backoff.reset()
 

@@ -54,8 +54,8 @@ _REPLACED: Final = frozenset(
 )
 _NONE: Final[frozenset[bytes]] = frozenset()
 _NOT_TO_UPSTREAM: Final = HOP_BY_HOP | _PAYMENT | _REPLACED
-# The server in front adds its own Date.
-_NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT | {b"date"}
+# Every answer gets a date and the request's id of its own (`reply`).
+_NOT_TO_CLIENT: Final = HOP_BY_HOP | _PAYMENT | {b"date", b"x-request-id"}
 
 EXPOSED: Final = (
     f"{REQUIRED_HEADER}, {RESPONSE_HEADER}, MachPay-Repeated, Retry-After, Location, X-Request-ID".encode()

@@ -71,7 +71,8 @@ class Upstream:
             return web.Response(
                 status=int(mode.removeprefix("status-")), text=mode, headers={"Location": "/else"}
             )
-        return web.json_response({"path": request.raw_path, "body": len(body)})
+        answer = {"path": request.raw_path, "body": len(body)}
+        return web.json_response(answer, headers={"X-Request-ID": "the-upstreams"})
 
     async def _slow(self, request: web.Request) -> web.StreamResponse:
         await self.release.wait()

@@ -358,7 +358,8 @@ def test_a_send_of_unknown_outcome_is_not_repeated_when_it_landed(shop: Shop, ag
     shop.fund()
     shop.write((agent, 3_000, 3_000))
     with shop.chain.control() as control:
-        control.interrupt_calls("getSignatureStatuses", 1)
+        # Longer than its client waits for an answer.
+        control.slow_calls("sendTransaction", seconds=12)
         (row,) = shop.claim(code=1)["channels"]
     assert "outcome unknown" in row["failure"]
     assert steps(row) == []

@@ -285,6 +285,7 @@ class TestRequestIds:
             await gateway.get("/nothing"),
             await gateway.get("/health"),
         ]
+        # One and our own, whatever the upstream says.
         ids = [answer.headers.getall("X-Request-ID") for answer in answers]
         assert all(len(found) == 1 and re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", found[0]) for found in ids)
         assert len({found[0] for found in ids}) == 5

@@ -26,7 +26,6 @@ from machpay.protocol.keys import SIGNATURE_LENGTH, SigningKey, verify
 from machpay.protocol.x402 import parse_voucher
 
 AGGREGATE_PREFIX: Final = b"MP\x01A"
-AGGREGATE_LENGTH: Final = 36
 # A transaction locks at most 64 accounts, of which the settlement itself needs seven.
 AGGREGATE_CHANNELS_MAX: Final = 57
 _TAG: Final = b"machpay:aggregate:v1"

@@ -2,8 +2,7 @@
 
 ProtocolError
 ├── MalformedError     cannot be parsed: HTTP 400
-├── SignatureError     parsed, but not signed by whom it says: HTTP 401
-└── PaymentRefused     a well-formed payment that is not accepted: HTTP 402 and a stable code
+└── SignatureError     parsed, but not signed by whom it says: HTTP 401
 """
 
 from enum import StrEnum
@@ -50,11 +49,3 @@ class SignatureError(ProtocolError):
 
     def __init__(self, detail: str) -> None:
         super().__init__(RefusalCode.INVALID_SIGNATURE, detail)
-
-
-class PaymentRefused(ProtocolError):
-    """A well-formed payment that breaks a rule. `code` is one of `RefusalCode`."""
-
-    def __init__(self, code: RefusalCode, detail: str) -> None:
-        super().__init__(code, detail)
-        self.refusal = code

@@ -22,7 +22,6 @@ from machpay.protocol.errors import MalformedError
 from machpay.protocol.keys import SigningKey, verify
 
 MESSAGE_PREFIX: Final = b"MP\x01I"
-MESSAGE_LENGTH: Final = 60
 CONTEXT_LENGTH: Final = 16
 _CONTEXT_TAG: Final = b"machpay:context:v1"
 _DIGEST_TAG: Final = b"machpay:intent:v1"
