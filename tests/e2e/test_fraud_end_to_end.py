@@ -77,7 +77,7 @@ def test_an_agent_that_double_spends_is_refused_everywhere_and_slashed(running: 
     )
     # Whoever served it is paid, out of what was forfeited, and every payment has ended.
     open_ = "SELECT count(*) FROM payment_intents WHERE agent = %s AND status IN ('PENDING', 'PROCESSING')"
-    wait_until(running.delivered, "the relayer has every payment")
+    wait_until(running.network.delivered, "the relayer has every payment")
     wait_until(lambda: running.value(open_, cheat.pubkey) == 0, "every payment of the cheat has ended")
     ends = running.rows("SELECT DISTINCT status FROM payment_intents WHERE agent = %s", cheat.pubkey)
     assert {end for (end,) in ends} <= {"SETTLED", "SLASHED", "VOID"}
