@@ -79,6 +79,8 @@
   let waiting = [];
   let waitingCount = 0;
   let isPaused = false;
+  // The list was rendered anew while it was held still: it is asked for again when it goes on.
+  let isStale = false;
   let renderedAt = 0;
   // For a moment after the server rendered the list, the stream may still bring what is already in it.
   const SETTLING_MS = 2_000;
@@ -146,6 +148,10 @@
     pause.setAttribute("aria-pressed", String(isPaused));
     pause.textContent = isPaused ? "Resume" : "Pause";
     renderPayments();
+    if (isStale && !isPaused) {
+      isStale = false;
+      reload("payments");
+    }
   });
   setInterval(renderPayments, RENDER_EVERY_MS);
 
@@ -157,7 +163,12 @@
     try {
       const response = await fetch(partsUrl + name, { credentials: "same-origin" });
       if (!response.ok) return;
-      document.getElementById(name).innerHTML = await response.text();
+      const rendered = await response.text();
+      if (name === "payments" && isPaused) {
+        isStale = true;
+        return;
+      }
+      document.getElementById(name).innerHTML = rendered;
       if (name === "payments") startFromLoaded();
     } catch {
       // The next event or the next reconnection asks again.

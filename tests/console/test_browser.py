@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from apps.console.tasks import publish_stats
 from apps.console.templatetags.console import shortened
@@ -175,6 +175,34 @@ def test_pausing_holds_the_list_still(open_page: OpenPage, gateway: Sender) -> N
     resume.click()
     expect(page.locator("#payments tbody tr")).to_have_count(3)
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_a_list_that_is_held_still_is_rendered_anew_only_when_it_goes_on(
+    open_page: OpenPage, gateway: Sender
+) -> None:
+    page = open_page()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/payments", hold)
+    page.reload()
+    expect(page.locator("#connection")).to_have_attribute("data-state", "live")
+    page.get_by_role("button", name="Pause").click()
+    for _ in range(3):
+        assert gateway.send(gateway.payment(SigningKey.generate().pubkey)).status_code == 202
+    resume = page.get_by_role("button", name="Resume (3 new)")
+    expect(resume).to_be_visible()
+    with page.expect_response("**/payments") as answer:
+        held.pop().continue_()
+    assert answer.value.text().count('<td class="amount">') == 3
+    page.wait_for_timeout(300)
+    expect(page.locator("#payments tbody tr")).to_have_count(0)
+    page.unroute("**/payments")
+    with page.expect_response("**/payments"):
+        resume.click()
+    expect(page.locator("#payments tbody tr")).to_have_count(3)
 
 
 def test_the_figures_follow_the_stats(open_page: OpenPage, gateway: Sender) -> None:
